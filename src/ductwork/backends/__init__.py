@@ -1,0 +1,1 @@
+"""What reads and changes the system, one file or folder per interface."""

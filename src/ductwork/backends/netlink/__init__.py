@@ -1,0 +1,1 @@
+"""The kernel's network state over netlink: our own codec, standard library alone."""

@@ -1,0 +1,1 @@
+"""Network drivers, one file each: from the site file to resources."""

@@ -1,0 +1,1 @@
+"""The site file rehearsed in network namespaces."""

@@ -1,0 +1,112 @@
+"""What every kind of resource has in common: its key, its owner, its protocol.
+
+Invariant: a resource is a value. Two equal resources mean the same kernel state; `owner` and what is only observed
+(indexes) do not take part in the comparison.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple, Protocol
+
+HOST = ""
+"""The namespace that ductwork acts on as the host; every other namespace goes by its container's name."""
+
+PROTOCOL = 220
+"""Our number as IFA_PROTO, RTPROT, FRA_PROTOCOL and NDA_PROTOCOL: unassigned in iproute2's tables and in rtnetlink.h."""
+
+Argv = list[str]
+Place = Callable[[str], str]
+"""A container's name → what iproute2 takes behind `netns`: a name of `ip netns`, or a PID."""
+
+
+class Key(NamedTuple):
+    """A resource's identity: kind, namespace, and what tells it from its like there."""
+
+    kind: str
+    netns: str
+    ident: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        words = " ".join(str(part) for part in self.ident if part != "")
+        return f"{self.kind} {words}" + (f" in {self.netns}" if self.netns else "")
+
+
+class Owner(NamedTuple):
+    """Whose a resource is: the site, the origin (`site`, `attach`, …: contract 1.8), the network and, of an attachment,
+    its container and interface; `cookie` is that of the container's network namespace, 0 elsewhere."""
+
+    site: str
+    origin: str = "site"
+    network: str = ""
+    container: str = ""
+    interface: str = ""
+    cookie: int = 0
+
+    def alias(self, ifname: str, kind: str) -> str:
+        """The mark as an interface alias (IFALIASZ: 255 characters); it ends in a digest that binds it to name and kind,
+        so that an alias copied to another link is no mark."""
+        text = f"ductwork:{self.site}/{self.origin}/{self.network}/{self.container}/{self.interface}/{self.cookie}"
+        return f"{text}#{_digest(text, ifname, kind)}"
+
+    @classmethod
+    def from_alias(cls, alias: str, ifname: str, kind: str) -> Owner | None:
+        """The owner an alias names, or None if it is not a mark of ours made for this very link."""
+        if not alias.startswith("ductwork:"):
+            return None
+        text, _, digest = alias.rpartition("#")
+        parts = text.removeprefix("ductwork:").split("/")
+        if len(parts) != 6 or not parts[5].isdigit() or digest != _digest(text, ifname, kind):
+            return None
+        return cls(*parts[:5], int(parts[5]))
+
+    def comment(self) -> str:
+        """The mark of what belongs to a network as a whole, as an nftables comment (at most 128 characters)."""
+        return f"{self.site}/{self.origin}/{self.network}"
+
+    @classmethod
+    def from_comment(cls, comment: str) -> Owner | None:
+        parts = comment.split("/")
+        return cls(*parts) if len(parts) == 3 and all(parts) else None
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=5).hexdigest()
+
+
+class Resource(Protocol):
+    """One thing in the kernel.
+
+    `replace`: the fields that only deletion and creation can change. `collected`: shared by all owners; removed when
+    nothing that requires it is left. `owner` None: not ours.
+    """
+
+    replace: ClassVar[frozenset[str]]
+    collected: ClassVar[bool]
+
+    @property
+    def netns(self) -> str: ...
+
+    @property
+    def owner(self) -> Owner | None: ...
+
+    @property
+    def key(self) -> Key: ...
+
+    def requires(self) -> tuple[Key, ...]:
+        """Keys that, where they exist, are made before this and stay as long as this does."""
+
+    def create_argv(self, place: Place) -> list[Argv]: ...
+
+    def delete_argv(self, place: Place) -> list[Argv]: ...
+
+    def update_argv(self, before: Resource, place: Place) -> list[Argv]: ...
+
+
+State = Mapping[Key, Resource]
+
+
+def state(resources: list[Resource]) -> dict[Key, Resource]:
+    """Resources by their keys, in order."""
+    return {resource.key: resource for resource in resources}

@@ -1,0 +1,54 @@
+"""The one rule that we put into Docker's chain, so that its FORWARD policy lets our packets pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ductwork.resources.base import HOST, Argv, Key, Owner, Place, Resource
+
+CHAIN = "DOCKER-USER"
+COMMENT = "ductwork"
+ACCEPT_MARK = 0x10000000
+"""The packet-mark bit that our nft chain sets on what it accepts, and this rule looks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class IptablesRule:
+    """Accepts our packet mark in Docker's DOCKER-USER chain, which is made where Docker has not started yet.
+
+    `family`: `ip` or `ip6`.
+    """
+
+    family: str
+    owner: Owner | None = field(default=None, compare=False)
+    netns: str = HOST
+
+    replace: ClassVar[frozenset[str]] = frozenset()
+    collected: ClassVar[bool] = True
+
+    @property
+    def key(self) -> Key:
+        return Key("iptables", self.netns, (self.family,))
+
+    @property
+    def program(self) -> str:
+        return "iptables" if self.family == "ip" else "ip6tables"
+
+    @property
+    def rule(self) -> Argv:
+        mark = f"{ACCEPT_MARK:#x}/{ACCEPT_MARK:#x}"
+        return ["-m", "mark", "--mark", mark, "-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"]
+
+    def requires(self) -> tuple[Key, ...]:
+        return ()
+
+    def create_argv(self, place: Place) -> list[Argv]:
+        insert = " ".join(["-I", CHAIN, *self.rule])
+        return [["sh", "-c", f"{self.program} -w -N {CHAIN} 2>/dev/null; {self.program} -w {insert}"]]
+
+    def delete_argv(self, place: Place) -> list[Argv]:
+        return [[self.program, "-w", "-D", CHAIN, *self.rule]]
+
+    def update_argv(self, before: Resource, place: Place) -> list[Argv]:
+        return self.create_argv(place)

@@ -1,0 +1,100 @@
+"""nftables: our table with its sets, maps and chains as one resource, and the elements in its sets.
+
+Invariant: a table's rules are constant for one version of ductwork; all that depends on the site is in elements, which
+carry their owner as a comment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ductwork.resources.base import HOST, Argv, Key, Owner, Place, Resource
+
+RuleDigests = tuple[tuple[str, tuple[str, ...]], ...]
+"""(chain, its rules' digests in order), chains sorted by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NftTable:
+    """A table of ours in `family` (`inet`, `bridge`). `script`: the nft text that makes it, and makes it right again where
+    it exists with other rules, elements kept. `digests`: what is compared; each rule carries its own as its comment."""
+
+    family: str
+    name: str
+    digests: RuleDigests
+    script: str = field(default="", compare=False)
+    owner: Owner | None = field(default=None, compare=False)
+    netns: str = HOST
+
+    replace: ClassVar[frozenset[str]] = frozenset()
+    collected: ClassVar[bool] = True
+
+    @property
+    def key(self) -> Key:
+        return Key("nft-table", self.netns, (self.family, self.name))
+
+    def requires(self) -> tuple[Key, ...]:
+        return ()
+
+    def create_argv(self, place: Place) -> list[Argv]:
+        return [["nft", self.script]]
+
+    def delete_argv(self, place: Place) -> list[Argv]:
+        return [["nft", "delete", "table", self.family, self.name]]
+
+    def update_argv(self, before: Resource, place: Place) -> list[Argv]:
+        return self.create_argv(place)
+
+
+@dataclass(frozen=True, slots=True)
+class NftElement:
+    """One element of a set or map. `parts`: its key, as nft prints each part (`10.1.1.0/24`, `dw-pods`, quotes left out);
+    `value`: what the map gives for it, empty in a set."""
+
+    family: str
+    table: str
+    set_name: str
+    parts: tuple[str, ...]
+    value: str = ""
+    owner: Owner | None = None
+    netns: str = HOST
+
+    replace: ClassVar[frozenset[str]] = frozenset({"value", "owner"})
+    collected: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return Key("nft-element", self.netns, (self.family, self.table, self.set_name, *self.parts))
+
+    def requires(self) -> tuple[Key, ...]:
+        table = Key("nft-table", self.netns, (self.family, self.table))
+        return (table, *(Key("iptables", self.netns, (family,)) for family in ("ip", "ip6")))
+
+    @property
+    def text(self) -> str:
+        """The element as nft reads it, without its value: `10.1.1.0/24 . "dw-pods" comment "…"`."""
+        comment = f' comment "{self.owner.comment()}"' if self.owner else ""
+        return self.key_text + comment + (f" : {self.value}" if self.value else "")
+
+    @property
+    def key_text(self) -> str:
+        return " . ".join(part if _is_literal(part) else f'"{part}"' for part in self.parts)
+
+    def create_argv(self, place: Place) -> list[Argv]:
+        return [["nft", f"add element {self._set} {{ {self.text} }}"]]
+
+    def delete_argv(self, place: Place) -> list[Argv]:
+        return [["nft", f"delete element {self._set} {{ {self.key_text} }}"]]
+
+    def update_argv(self, before: Resource, place: Place) -> list[Argv]:
+        raise AssertionError("an element is only ever replaced")
+
+    @property
+    def _set(self) -> str:
+        return f"{self.family} {self.table} {self.set_name}"
+
+
+def _is_literal(part: str) -> bool:
+    """Whether nft reads it as an address, a prefix or a number; interface names are quoted."""
+    return ":" in part or part.replace(".", "").replace("/", "").replace("-", "").isdigit()

@@ -1,0 +1,81 @@
+"""Routes of the host and of containers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ductwork.resources.base import PROTOCOL, Argv, Key, Owner, Place, Resource
+from ductwork.site.model import IPAddress, IPNetwork
+
+MAIN_TABLE = 254
+PARKED_METRIC = 4_200_000_000
+"""A foreign default route is kept, out of use, at this metric plus its own (contract 1.3, `gateway`)."""
+BOOT_PROTOCOL = 3
+"""RTPROT_BOOT: what `ip route add` and Docker leave behind."""
+DEFAULT_METRIC_V6 = 1024
+"""What the kernel makes of metric 0 for IPv6 (IP6_RT_PRIO_USER)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route with one next hop. `to` of prefix length 0 is the default route.
+
+    `protocol`: rtnetlink's number; ours is `PROTOCOL`. `displaces`: it may take the place of a foreign route of the same
+    key, which the plan keeps elsewhere. `carried`: False for a route that has attributes which we could not write again.
+    """
+
+    netns: str
+    to: IPNetwork
+    link: str
+    via: IPAddress | None = None
+    metric: int = 0
+    table: int = MAIN_TABLE
+    tos: int = 0
+    source: IPAddress | None = None
+    protocol: int = PROTOCOL
+    displaces: bool = field(default=False, compare=False)
+    carried: bool = field(default=True, compare=False)
+    owner: Owner | None = field(default=None, compare=False)
+
+    replace: ClassVar[frozenset[str]] = frozenset()
+    collected: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return Key("route", self.netns, (str(self.to), self.metric, self.table, self.tos))
+
+    @property
+    def is_default(self) -> bool:
+        return self.to.prefixlen == 0
+
+    @property
+    def is_parked(self) -> bool:
+        return self.is_default and self.protocol == PROTOCOL and self.metric >= PARKED_METRIC
+
+    def requires(self) -> tuple[Key, ...]:
+        return (Key("link", self.netns, (self.link,)),)
+
+    def create_argv(self, place: Place) -> list[Argv]:
+        return [["ip", *self._family, "route", "add", *self._words]]
+
+    def delete_argv(self, place: Place) -> list[Argv]:
+        return [["ip", *self._family, "route", "del", *self._words]]
+
+    def update_argv(self, before: Resource, place: Place) -> list[Argv]:
+        return [["ip", *self._family, "route", "replace", *self._words]]
+
+    @property
+    def _family(self) -> list[str]:
+        return ["-6"] if self.to.version == 6 else []
+
+    @property
+    def _words(self) -> list[str]:
+        words = ["default" if self.is_default else str(self.to)]
+        words += ["via", str(self.via)] if self.via else []
+        words += ["dev", self.link, "proto", str(self.protocol)]
+        words += ["metric", str(self.metric)] if self.metric else []
+        words += ["table", str(self.table)] if self.table != MAIN_TABLE else []
+        words += ["tos", str(self.tos)] if self.tos else []
+        words += ["src", str(self.source)] if self.source else []
+        return [*words, "onlink"] if self.via and self.is_parked else words

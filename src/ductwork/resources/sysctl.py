@@ -1,0 +1,42 @@
+"""Kernel parameters below /proc/sys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ductwork.resources.base import Argv, Key, Owner, Place, Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """`path` below /proc/sys (`net/ipv4/conf/eth0/forwarding`); `value` without the newline.
+
+    `link`: the link of ours that it goes away with, or empty: then the former value is journalled before it is changed,
+    and put back when nobody needs ours any more. It cannot be created or deleted, only updated.
+    """
+
+    netns: str
+    path: str
+    value: str
+    link: str = field(default="", compare=False)
+    owner: Owner | None = field(default=None, compare=False)
+
+    replace: ClassVar[frozenset[str]] = frozenset()
+    collected: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return Key("sysctl", self.netns, (self.path,))
+
+    def requires(self) -> tuple[Key, ...]:
+        return (Key("link", self.netns, (self.link,)),) if self.link else ()
+
+    def create_argv(self, place: Place) -> list[Argv]:
+        return [["sysctl", "-q", "-w", f"{self.path}={self.value}"]]
+
+    def delete_argv(self, place: Place) -> list[Argv]:
+        return []
+
+    def update_argv(self, before: Resource, place: Place) -> list[Argv]:
+        return self.create_argv(place)

@@ -1,0 +1,1 @@
+"""What spans networks: NAT and the packet filter."""

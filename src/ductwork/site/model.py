@@ -1,0 +1,118 @@
+"""The site as frozen records: what everything but `site/` itself sees of a site file.
+
+Invariant: a `Site` has passed every check that needs the file alone; its records hold `ipaddress` objects, never text
+that still has to be parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal
+
+IPAddress = IPv4Address | IPv6Address
+IPInterface = IPv4Interface | IPv6Interface
+IPNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine of the file. `address` is its underlay address; the prefix length is a full one where none was written."""
+
+    name: str
+    address: IPInterface | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Nat:
+    """What happens to packets that leave a network: `snat_to` is set with mode `snat` alone."""
+
+    mode: Literal["masquerade", "none", "snat"]
+    snat_to: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRange:
+    """Addresses from `first` to `last`, both included, of one family."""
+
+    first: IPAddress
+    last: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network; `options` is the driver's own `Options` record (`drivers/NAME.py`).
+
+    `gateways`: already defaulted (the first address of each subnet where the host holds it, none where `internal`).
+    `allocate`: host name → ranges; the key "" stands for every host.
+    `hosts`: where the network exists although nothing there uses it.
+    """
+
+    name: str
+    driver: str
+    subnets: tuple[IPNetwork, ...] = ()
+    gateways: tuple[IPAddress, ...] = ()
+    host_addresses: Mapping[str, tuple[IPAddress, ...]] = field(default_factory=dict)
+    nat: Nat = Nat("none")
+    internal: bool = False
+    mtu_bytes: int | None = None
+    allocate: Mapping[str, tuple[AddressRange, ...]] = field(default_factory=dict)
+    ipv6: Literal["static", "slaac"] = "static"
+    hosts: tuple[str, ...] = ()
+    options: object = None
+
+    def subnet_of(self, address: IPAddress) -> IPNetwork | None:
+        """The subnet of this network that holds `address`."""
+        return next((s for s in self.subnets if address in s), None)
+
+
+@dataclass(frozen=True, slots=True)
+class StaticRoute:
+    to: IPNetwork
+    via: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One container plugged into one network.
+
+    `container`: as written, `RUNTIME:NAME` or `NAME`. `host`: "" where the file has no hosts.
+    `addresses`: with the subnet's prefix length; empty: to be allocated, unless the network has no subnet.
+    `gateway`: None: the default rule of contract 1.3; True, False or an address: as asked.
+    `mac`: always set (made from host, container and interface where the file names none).
+    """
+
+    container: str
+    host: str
+    network: str
+    interface: str
+    mac: str
+    addresses: tuple[IPInterface, ...] = ()
+    gateway: bool | IPAddress | None = None
+    routes: tuple[StaticRoute, ...] = ()
+    mtu_bytes: int | None = None
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """(container, interface): unique on one host."""
+        return (self.container, self.interface)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A whole file. `hosts` is empty where the file speaks of this machine alone."""
+
+    name: str
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    attachments: tuple[Attachment, ...] = ()
+
+    def on(self, host: str) -> tuple[Attachment, ...]:
+        """The attachments of one host."""
+        return tuple(a for a in self.attachments if a.host == host)
+
+    def hosts_of(self, network: str) -> tuple[str, ...]:
+        """The hosts on which a network exists, in file order; `("",)` for a file without hosts that uses it."""
+        used = {a.host for a in self.attachments if a.network == network} | set(self.networks[network].hosts)
+        return tuple(h for h in (self.hosts or ("",)) if h in used)
