@@ -1,7 +1,7 @@
 """What the kernel holds, one file per kind. Nothing in here touches anything: resources are values."""
 
 from ductwork.resources.address import Address
-from ductwork.resources.base import HOST, PROTOCOL, Argv, Key, Owner, Place, Resource, State, state
+from ductwork.resources.base import HOST, PROTOCOL, Argv, IPAddress, IPInterface, IPNetwork, Key, Owner, Place, Resource, State, state
 from ductwork.resources.fdb_entry import FLOOD_MAC, FdbEntry
 from ductwork.resources.iptables_rule import IptablesRule
 from ductwork.resources.link import Link, VethSpec, VxlanSpec
@@ -17,7 +17,7 @@ KINDS = (NftTable, IptablesRule, NftElement, Link, Port, Sysctl, Address, Route,
 
 __all__ = [
     "FLOOD_MAC", "HOST", "KINDS", "MAIN_TABLE", "PARKED_METRIC", "PROTOCOL", "Address", "Argv", "Backend", "Create",
-    "Delete", "FdbEntry", "IptablesRule",
+    "Delete", "FdbEntry", "IPAddress", "IPInterface", "IPNetwork", "IptablesRule",
     "Key", "Link", "Neighbour", "NftElement", "NftTable", "Operation", "Outcome", "Owner", "Place", "Port", "Resource", "Route", "State", "Sysctl",
     "Update", "VethSpec", "VxlanSpec", "key_of", "state",
 ]  # fmt: skip

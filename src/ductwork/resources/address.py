@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ductwork.resources.base import Argv, Key, Owner, Place, Resource
-from ductwork.site.model import IPAddress
+from ductwork.resources.base import Argv, IPAddress, Key, Owner, Place, Resource
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ductwork.resources.base import Argv, Key, Owner, Place, Resource
-from ductwork.site.model import IPAddress
+from ductwork.resources.base import Argv, IPAddress, Key, Owner, Place, Resource
 
 FLOOD_MAC = "00:00:00:00:00:00"
 """Frames to unknown, multicast and broadcast addresses go to every VTEP that has an entry for it."""

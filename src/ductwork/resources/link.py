@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ductwork.resources.base import HOST, Argv, Key, Owner, Place, Resource
-from ductwork.site.model import IPAddress
+from ductwork.resources.base import Argv, HOST, IPAddress, Key, Owner, Place, Resource
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ductwork.resources.base import PROTOCOL, Argv, Key, Owner, Place, Resource
-from ductwork.site.model import IPAddress, IPNetwork
+from ductwork.resources.base import Argv, IPAddress, IPNetwork, Key, Owner, PROTOCOL, Place, Resource
 
 MAIN_TABLE = 254
 PARKED_METRIC = 4_200_000_000
