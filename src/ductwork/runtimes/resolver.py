@@ -1,0 +1,68 @@
+"""From the site file's references to sandboxes: `RUNTIME:NAME`, or `NAME` alone.
+
+Invariant: a runtime is built only when a reference may be its, and asked once per call; what cannot be found is
+waiting, never an error, but a name that two runtimes have is never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ductwork.errors import ContainerError
+from ductwork.runtimes import Runtime, Sandbox
+
+
+class Resolver:
+    """`runtimes`: what makes each runtime. `notes`: why the last call's containers could not even be asked about."""
+
+    def __init__(self, runtimes: Mapping[str, Callable[[], Runtime]]) -> None:
+        self._factories = runtimes
+        self._built: dict[str, Runtime] = {}
+        self.notes: list[str] = []
+
+    def resolve(self, references: Iterable[str]) -> dict[str, Sandbox | None]:
+        """Each reference's sandbox, or None while it is waiting: not there, or not running.
+
+        Errors: `ContainerError` for a bare name that two runtimes have, running or not, and for a runtime unknown here.
+        """
+        self.notes = []
+        split = {reference: self._split(reference) for reference in references}
+        bare = [name for runtime, name in split.values() if runtime is None]
+        found: dict[str, dict[str, Sandbox | None]] = {}
+        for runtime in self._factories:
+            named = [name for its, name in split.values() if its == runtime]
+            if named or bare:
+                found[runtime] = self._find(runtime, list(dict.fromkeys(named + bare)), wanted=bool(named))
+        _refuse_ambiguous(bare, found)
+        return {
+            reference: next((found[r][name] for r in ([runtime] if runtime else found) if name in found[r]), None)
+            for reference, (runtime, name) in split.items()
+        }
+
+    def _split(self, reference: str) -> tuple[str | None, str]:
+        runtime, colon, name = reference.partition(":")
+        if not colon:
+            return None, reference
+        if runtime not in self._factories:
+            known = ", ".join(f"{known}:" for known in self._factories)
+            raise ContainerError(f"{reference}: there is no runtime {runtime!r}", f"there are {known}")
+        return runtime, name
+
+    def _find(self, runtime: str, names: list[str], *, wanted: bool) -> dict[str, Sandbox | None]:
+        """A runtime that does not answer has nothing; that is worth a note only where the file speaks of it."""
+        try:
+            if runtime not in self._built:
+                self._built[runtime] = self._factories[runtime]()
+            return self._built[runtime].find(names)
+        except ContainerError as error:
+            if wanted:
+                self.notes.append(f"{error.message}: {error.hint}" if error.hint else error.message)
+            return {}
+
+
+def _refuse_ambiguous(names: Iterable[str], found: Mapping[str, Mapping[str, object]]) -> None:
+    owners = {name: [f"{runtime}:{name}" for runtime in found if name in found[runtime]] for name in names}
+    several = {name: theirs for name, theirs in owners.items() if len(theirs) > 1}
+    if several:
+        listed = "; ".join(f"{name} is {' and '.join(theirs)}" for name, theirs in several.items())
+        raise ContainerError(f"more than one runtime has a container of this name: {listed}", "write which one is meant")
