@@ -44,11 +44,14 @@ class IptablesRule:
         return ()
 
     def create_argv(self, place: Place) -> list[Argv]:
-        insert = " ".join(["-I", CHAIN, *self.rule])
-        return [["sh", "-c", f"{self.program} -w -N {CHAIN} 2>/dev/null; {self.program} -w {insert}"]]
+        """The chain is Docker's or ours; a rule that is there already is not put there twice."""
+        run, rule = f"{self.program} -w", " ".join([CHAIN, *self.rule])
+        return [["sh", "-c", f"{run} -N {CHAIN} 2>/dev/null; {run} -C {rule} 2>/dev/null || {run} -I {rule}"]]
 
     def delete_argv(self, place: Place) -> list[Argv]:
-        return [[self.program, "-w", "-D", CHAIN, *self.rule]]
+        """The chain goes too, unless it holds another rule or is jumped to: then iptables refuses."""
+        run, rule = f"{self.program} -w", " ".join([CHAIN, *self.rule])
+        return [["sh", "-c", f"{run} -D {rule} && {{ {run} -X {CHAIN} 2>/dev/null || true; }}"]]
 
     def update_argv(self, before: Resource, place: Place) -> list[Argv]:
         return self.create_argv(place)

@@ -97,4 +97,4 @@ class NftElement:
 
 def _is_literal(part: str) -> bool:
     """Whether nft reads it as an address, a prefix or a number; interface names are quoted."""
-    return ":" in part or part.replace(".", "").replace("/", "").replace("-", "").isdigit()
+    return ":" in part or part.startswith("0x") or part.replace(".", "").replace("/", "").replace("-", "").isdigit()

@@ -1,0 +1,106 @@
+"""Our one rule in Docker's DOCKER-USER chain, by way of the programs `iptables` and `ip6tables`.
+
+Invariant: no rule and no chain but these is ever changed. Docker keeps a DOCKER-USER chain that it finds and jumps to it, so
+it does not matter who of us comes first. Works with iptables-nft and with iptables-legacy.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+
+from ductwork.backends.program import Result, run
+from ductwork.errors import MissingToolError
+from ductwork.resources import HOST, Delete, IptablesRule, Operation, Outcome, Owner, Resource
+from ductwork.resources.iptables_rule import CHAIN
+
+PROGRAMS = {"ip": "iptables", "ip6": "ip6tables"}
+SHARED = Owner("ductwork", "shared")
+"""Whose the rule is: by its comment it is ours, and no single site's."""
+_MOST_COPIES = 16
+"""Of our rule, where somebody restored saved rules on top of the present ones."""
+
+
+class IptablesBackend:
+    """Reads and changes IptablesRule. `programs`: family → the program to run."""
+
+    kinds: frozenset[type] = frozenset({IptablesRule})
+
+    def __init__(self, gate: Callable[[str], None] = lambda _: None, programs: Mapping[str, str] = PROGRAMS) -> None:
+        self._gate = gate
+        self._programs = programs
+
+    def read(self, netns: str, links: frozenset[str] | None) -> list[Resource]:
+        """The rules that are there; none where the program is not installed."""
+        if netns != HOST:
+            return []
+        return [rule for family in PROGRAMS if self._is_there(rule := IptablesRule(family, SHARED))]
+
+    def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:
+        return [Outcome(operation, self._apply(operation)) for operation in operations]
+
+    def _apply(self, operation: Operation) -> str:
+        rule = operation.target
+        assert isinstance(rule, IptablesRule)
+        return self._delete(rule) if isinstance(operation, Delete) else self._create(rule)
+
+    def _is_there(self, rule: IptablesRule) -> bool:
+        """Whether packets reach the rule: Docker before version 28 ends the chain with RETURN; nothing behind that counts."""
+        try:
+            listing = run([self._programs[rule.family], "-w", "10", "-S", CHAIN])
+        except MissingToolError:
+            return False
+        for line in listing.out.splitlines():
+            words = shlex.split(line)
+            if words in (["-A", CHAIN, *rule.rule], ["-A", CHAIN, "-j", "RETURN"]):
+                return words[-1] == "ACCEPT"
+        return False
+
+    def _create(self, rule: IptablesRule) -> str:
+        if self._is_there(rule):
+            return ""
+        self._change(rule, "-N", CHAIN)  # exists already, where Docker has run
+        result = self._change(rule, "-I", CHAIN, *rule.rule)
+        return _words(result) if result.code else ""
+
+    def _delete(self, rule: IptablesRule) -> str:
+        try:
+            for _ in range(_MOST_COPIES):
+                result = self._change(rule, "-D", CHAIN, *rule.rule)
+                if result.code:
+                    break
+        except MissingToolError:
+            return ""
+        if self._is_there(rule):
+            return _words(result)
+        # Refused where the chain holds somebody else's rule, or Docker's jump leads to it.
+        if not self._change(rule, "-X", CHAIN).code:
+            self._drop_empty_table(rule)
+        return ""
+
+    def _drop_empty_table(self, rule: IptablesRule) -> None:
+        """iptables-nft makes the table `filter` for its first chain, and leaves it behind when the last one has gone."""
+        try:
+            if "nf_tables" not in run([self._programs[rule.family], "--version"]).out:
+                return
+            listing = run(["nft", "-j", f"list table {rule.family} filter"])
+            if listing.code or any({"metainfo", "table"}.isdisjoint(e) for e in json.loads(listing.out)["nftables"]):
+                return
+            self._gate("before")
+            run(["nft", f"delete table {rule.family} filter"])
+            self._gate("after")
+        except MissingToolError:
+            return  # an empty table does no harm
+
+    def _change(self, rule: IptablesRule, *words: str) -> Result:
+        self._gate("before")
+        result = run([self._programs[rule.family], "-w", "10", *words])
+        self._gate("after")
+        return result
+
+
+def _words(result: Result) -> str:
+    """The program's complaint; it may be preceded by a warning that legacy tables are present."""
+    lines = [line for line in result.err.splitlines() if line and not line.startswith("#")]
+    return lines[0] if lines else f"exit code {result.code}"

@@ -1,0 +1,181 @@
+"""Our nftables tables and the elements in their sets, by way of the program `nft`.
+
+Invariant: one call of `apply` is one transaction: all of it happens or nothing. Tables of other names are never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ductwork.backends.program import Result, run
+from ductwork.errors import MissingToolError
+from ductwork.resources import HOST, Create, Delete, Key, NftElement, NftTable, Operation, Outcome, Owner, Resource, Update
+
+TABLES = (("inet", "ductwork"), ("bridge", "ductwork"))
+PACKAGE = "nftables"
+SHARED = Owner("ductwork", "shared")
+"""Whose a table is that every site uses: by its name it is ours, and no single site's."""
+
+Json = dict[str, Any]
+
+
+class NftablesBackend:
+    """Reads and changes NftTable and NftElement."""
+
+    kinds: frozenset[type] = frozenset({NftTable, NftElement})
+
+    def __init__(self, gate: Callable[[str], None] = lambda _: None) -> None:
+        self._gate = gate
+
+    def read(self, netns: str, links: frozenset[str] | None) -> list[Resource]:
+        """Our tables, and their elements, of which `links` keeps those that name one of them. Only the host has any."""
+        if netns != HOST:
+            return []
+        try:
+            found = [resource for document in _listing() for resource in _parse(document)]
+        except MissingToolError:
+            return []  # without nft nothing of ours can be there, and networks that need none of it go on
+        if links is None:
+            return found
+        return [r for r in found if not isinstance(r, NftElement) or not links.isdisjoint(r.parts)]
+
+    def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:
+        result = self._commit(operations)
+        if result.code:
+            # Deleting what is not there aborts the transaction; asking beforehand would cost every call a listing.
+            absent = self._absent(operations)
+            if absent:
+                result = self._commit([o for o in operations if o not in absent])
+        error = _words(result.err) if result.code else ""
+        return [Outcome(operation, error) for operation in operations]
+
+    def _commit(self, operations: Sequence[Operation]) -> Result:
+        script = "\n".join(line for operation in operations for line in _statements(operation))
+        if not script:
+            return Result(0, "", "")
+        self._gate("before")
+        result = run(["nft", "-f", "-"], script + "\n", PACKAGE)
+        self._gate("after")
+        return result
+
+    def _absent(self, operations: Sequence[Operation]) -> list[Operation]:
+        """The deletions of what is not there, and was not made by an operation before them."""
+        there = {resource.key for resource in self.read(HOST, None)}
+        absent: list[Operation] = []
+        for operation in operations:
+            key = operation.target.key
+            if not isinstance(operation, Delete):
+                there.add(key)
+            elif key in there:
+                there.discard(key)
+                if isinstance(operation.before, NftTable):
+                    there = {other for other in there if not _within(other, operation.before)}
+            else:
+                absent.append(operation)
+        return absent
+
+
+def _within(key: Key, table: NftTable) -> bool:
+    return key.kind == "nft-element" and key.ident[:2] == (table.family, table.name)
+
+
+def _statements(operation: Operation) -> Iterator[str]:
+    match operation:
+        case Create(NftTable(script=script)) | Update(after=NftTable(script=script)):
+            yield script
+        case Delete(NftTable(family=family, name=name)):
+            yield f"delete table {family} {name}"
+        case Create(NftElement() as element):
+            yield _add(element)
+        case Delete(NftElement() as element):
+            yield _delete(element)
+        case Update(NftElement() as before, NftElement() as after):
+            yield _delete(before)
+            yield _add(after)
+        case _:
+            raise AssertionError(f"not for nftables: {operation}")
+
+
+def _add(element: NftElement) -> str:
+    return f"add element {element.family} {element.table} {element.set_name} {{ {element.text} }}"
+
+
+def _delete(element: NftElement) -> str:
+    return f"delete element {element.family} {element.table} {element.set_name} {{ {element.key_text} }}"
+
+
+def _listing() -> Iterator[Json]:
+    """Our tables as nft's JSON: both in one run, which fails as soon as one of them is absent; then each in its own."""
+    commands = [f"list table {family} {name}" for family, name in TABLES]
+    result = run(["nft", "-j", "; ".join(commands)], package=PACKAGE)
+    if not result.code:
+        yield from _documents(result.out)
+        return
+    for command in commands:
+        result = run(["nft", "-j", command], package=PACKAGE)
+        if not result.code:
+            yield from _documents(result.out)
+
+
+def _documents(text: str) -> Iterator[Json]:
+    """nft writes one document for each command, one after the other."""
+    decoder, position = json.JSONDecoder(), 0
+    while position < len(text):
+        document, position = decoder.raw_decode(text, position)
+        while text[position : position + 1].isspace():
+            position += 1
+        yield document
+
+
+def _parse(document: Json) -> list[Resource]:
+    """One table. A rule without a comment has the digest "", which no rule of ours has."""
+    digests: defaultdict[str, list[str]] = defaultdict(list)
+    elements: list[NftElement] = []
+    table: tuple[str, str] | None = None
+    for entry in document["nftables"]:
+        match entry:
+            case {"table": body}:
+                table = (body["family"], body["name"])
+            case {"rule": body}:
+                digests[body["chain"]].append(body.get("comment", ""))
+            case {"set": body} | {"map": body}:
+                elements += (_element(body, element) for element in body.get("elem", ()))
+    if table is None:
+        return []
+    chains = tuple(sorted((chain, tuple(rules)) for chain, rules in digests.items()))
+    return [NftTable(*table, chains, owner=SHARED), *elements]
+
+
+def _element(body: Json, element: Any) -> NftElement:
+    """An element is its key or, in a map, [key, value]; a key with a comment is wrapped in `elem`."""
+    value = ""
+    if isinstance(element, list):
+        element, value = element[0], _part(element[1])
+    comment = ""
+    if isinstance(element, dict) and "elem" in element:
+        comment, element = element["elem"].get("comment", ""), element["elem"]["val"]
+    parts = element["concat"] if isinstance(element, dict) and "concat" in element else [element]
+    owner = Owner.from_comment(comment)
+    return NftElement(body["family"], body["table"], body["name"], tuple(map(_part, parts)), value, owner)
+
+
+def _part(value: Any) -> str:
+    match value:
+        case {"prefix": {"addr": address, "len": length}}:
+            return f"{address}/{length}"
+        case {"range": [first, last]}:
+            return f"{first}-{last}"
+        case {"concat": parts}:
+            return " . ".join(map(_part, parts))
+    return str(value)
+
+
+def _words(stderr: str) -> str:
+    """nft's first complaint, with the statement it means: `Error: WHAT` and, on the next line, the statement."""
+    lines = stderr.strip().splitlines() or ["nft failed, and did not say why"]
+    what = re.sub(r"^(\S*:\d+:\d+-\d+: )?Error: (Could not process rule: )?", "", lines[0])
+    return f"{what}: {lines[1].strip()[:200]}" if len(lines) > 1 else what

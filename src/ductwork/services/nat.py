@@ -1,0 +1,150 @@
+"""What a network needs of the host to be a network: its elements in our packet filter, and forwarding.
+
+Invariant: pure functions. What two networks of a site both need (a table, a device's forwarding, its being lent) is the
+same resource from both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv6Network
+
+from ductwork.drivers import Facts
+from ductwork.resources import HOST, IPNetwork, IptablesRule, Link, NftElement, Owner, Resource, Sysctl
+from ductwork.services.ruleset import TABLE, bridge_table, inet_table
+from ductwork.site.model import Network
+
+LOCAL_TABLE = 255
+_DOCKER_BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
+_ALL_FORWARDING = "net/ipv6/conf/all/forwarding"
+_HAS_FORCE_FORWARDING = "net/ipv6/conf/all/force_forwarding"
+"""There since Linux 6.17."""
+
+
+def network_elements(
+    network: Network, bridge_ifname: str, owner: Owner, iptables: frozenset[str] = frozenset(), *, uplinked: bool = False
+) -> list[Resource]:
+    """The table, and the elements that say how packets of `network`, on `bridge_ifname`, are filtered and translated.
+
+    `iptables`: the families that have the program, and with it perhaps Docker's FORWARD policy. `uplinked`: the bridge is
+    the host's own way into the world; what other networks send through it is on its way out, not to another network.
+    """
+    found: list[Resource] = [inet_table(owner), *(IptablesRule(family, owner) for family in sorted(iptables))]
+    found.append(_element("flows", (bridge_ifname, bridge_ifname), owner))
+    if not network.subnets or uplinked:
+        return found
+    found.append(_element("bridges", (bridge_ifname,), owner))
+    if network.internal:
+        found.append(_element("internal", (bridge_ifname,), owner))
+    elif network.nat.mode != "none":
+        found.append(_element("guarded", (bridge_ifname,), owner))
+        for subnet in network.subnets:
+            found += _translation(network, subnet, bridge_ifname, owner)
+    return found
+
+
+def gateway_guard(network: Network, vxlan_ifname: str, owner: Owner) -> list[Resource]:
+    """What keeps the gateway addresses of a VXLAN, which each host's bridge holds, out of the tunnel `vxlan_ifname`."""
+    found: list[Resource] = [bridge_table(owner)] if network.gateways else []
+    for gateway in network.gateways:
+        part = str(gateway) if gateway.version == 4 else f"{int(gateway):#x}"
+        found.append(NftElement("bridge", TABLE, f"gateway{gateway.version}", (vxlan_ifname, part), owner=owner))
+    return found
+
+
+def forwarding(network: Network, bridge_ifname: str, facts: Facts, owner: Owner) -> list[Resource]:
+    """Forwarding between the network's bridge and the foreign devices its packets leave and come back by.
+
+    Both kernels' checks look at the device a packet comes in by alone (`ip_route_input_slow`, `ip6_forward`), so both sides
+    need it. Devices that did not forward before are noted as lent. Never `ip_forward`: design.md, section 5.
+    """
+    if network.internal:
+        return []
+    versions = {gateway.version for gateway in network.gateways}
+    found: list[Resource] = []
+    if 4 in versions:
+        found += _forwarding(4, "net/ipv4/conf/{}/forwarding", bridge_ifname, facts, owner)
+    if 6 in versions and facts.sysctls.get(_ALL_FORWARDING) == "0":
+        if _HAS_FORCE_FORWARDING in facts.sysctls:
+            found += _forwarding(6, "net/ipv6/conf/{}/force_forwarding", bridge_ifname, facts, owner)
+        else:
+            found += _forwarding_everywhere(facts, owner)
+    return found
+
+
+def sysctl_paths(facts: Facts) -> tuple[str, ...]:
+    """Every path below /proc/sys that `forwarding` looks up in `facts.sysctls`, for these links and routes."""
+    paths = [_ALL_FORWARDING, _HAS_FORCE_FORWARDING]
+    paths += [f"net/ipv4/conf/{link.name}/forwarding" for link in _outward(facts, 4)]
+    paths += [f"net/ipv6/conf/{link.name}/force_forwarding" for link in _outward(facts, 6)]
+    paths += [f"net/ipv6/conf/{link.name}/accept_ra" for link in _foreign(facts)]
+    return tuple(paths)
+
+
+def _element(set_name: str, parts: tuple[str, ...], owner: Owner, value: str = "") -> NftElement:
+    return NftElement("inet", TABLE, set_name, parts, value, owner)
+
+
+def _translation(network: Network, subnet: IPNetwork, bridge_ifname: str, owner: Owner) -> Iterator[NftElement]:
+    """An address to translate to is of one family; the other one is masqueraded."""
+    version, text = subnet.version, _as_nft_prints(subnet)
+    yield _element(f"local{version}", (text, bridge_ifname), owner)
+    address = network.nat.snat_to
+    if address is not None and address.version == version:
+        yield _element(f"snat{version}", (text,), owner, str(address))
+    else:
+        yield _element(f"masquerade{version}", (text,), owner)
+
+
+def _as_nft_prints(subnet: IPNetwork) -> str:
+    return str(subnet.network_address) if subnet.prefixlen == subnet.max_prefixlen else str(subnet)
+
+
+def _forwarding(version: int, path: str, bridge_ifname: str, facts: Facts, owner: Owner) -> Iterator[Resource]:
+    """`path` switches it on for one device, whose name goes in its place."""
+    yield Sysctl(HOST, path.format(bridge_ifname), "1", link=bridge_ifname, owner=owner)
+    for link in _outward(facts, version):
+        value = facts.sysctls.get(path.format(link.name))
+        if value is None:
+            continue
+        if value == "0":
+            yield from _lent(version, link, owner)
+        yield Sysctl(HOST, path.format(link.name), "1", owner=owner)
+
+
+def _forwarding_everywhere(facts: Facts, owner: Owner) -> Iterator[Resource]:
+    """IPv6 before Linux 6.17: all devices or none. A device that forwards drops the routes it learnt from router
+    advertisements, at once, unless told to go on listening: `accept_ra` 2."""
+    for link in _foreign(facts):
+        if facts.sysctls.get(f"net/ipv6/conf/{link.name}/accept_ra") == "1":
+            yield Sysctl(HOST, f"net/ipv6/conf/{link.name}/accept_ra", "2", owner=owner)
+    for link in _foreign(facts):
+        yield from _lent(6, link, owner)
+    yield Sysctl(HOST, _ALL_FORWARDING, "1", owner=owner)
+
+
+def _lent(version: int, link: Link, owner: Owner) -> Iterator[NftElement]:
+    """The site's, not the network's: an element has one owner, and each network would claim it anew."""
+    site = owner._replace(network="*")
+    yield _element(f"lent{version}", (link.name,), site)
+    if link.kind == "bridge":
+        yield _element("lent_bridges", (link.name, link.name), site)
+
+
+def _outward(facts: Facts, version: int) -> list[Link]:
+    """The foreign devices that a route leads out by: in any table, since policy rules send containers' packets through
+    those of a VPN too."""
+    used = {route.link for route in facts.routes if route.table != LOCAL_TABLE and _leads_out(route.to, version)}
+    return [link for link in _foreign(facts) if link.name in used]
+
+
+def _leads_out(to: IPNetwork, version: int) -> bool:
+    """Every device has a link-local and a multicast route of IPv6."""
+    return to.version == version and not (isinstance(to, IPv6Network) and (to.is_link_local or to.is_multicast))
+
+
+def _foreign(facts: Facts) -> list[Link]:
+    """Devices of the host that are neither ours nor Docker's, which sees to its own; by name."""
+    links = (link for link in facts.links.values() if link.owner is None and link.netns == HOST and link.name != "lo")
+    return sorted((link for link in links if not _DOCKER_BRIDGE.fullmatch(link.name)), key=lambda link: link.name)
