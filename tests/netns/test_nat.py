@@ -315,6 +315,36 @@ def test_path_mtu_errors_come_through(world: World, family: int) -> None:
     assert "mtu" in said.lower()
 
 
+def test_what_conntrack_cannot_place(world: World, family: int) -> None:
+    """An echo reply that nobody asked for is `invalid`: as a bridged frame it passes, untranslated it does not get out."""
+    first, second = world.network(1, containers=2)
+    assert stray_reply_arrives(first, second, address(1, 3, family), family)
+    assert not stray_reply_arrives(first, world.outside, OUTSIDE[family], family)
+    world.drop(lambda r: isinstance(r, NftElement) and r.set_name in ("guarded", "flows"))
+    assert stray_reply_arrives(first, world.outside, OUTSIDE[family], family), "it was the guard"
+    assert not stray_reply_arrives(first, second, address(1, 3, family), family), "it was the flow"
+
+
+def stray_reply_arrives(source: str, target: str, at: str, family: int) -> bool:
+    kind, protocol = (socket.AF_INET, socket.IPPROTO_ICMP) if family == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
+    ping(source, at)  # neighbours are known
+    message = bytes([0 if family == 4 else 129, 0]) + (b"\xa1\xe4" if family == 4 else b"\0\0") + b"\x12\x34\x4b\xe7"
+
+    def send() -> None:
+        with socket.socket(kind, socket.SOCK_RAW, protocol) as out:
+            out.sendto(message, (at, 0))
+
+    with inside(target, lambda: socket.socket(kind, socket.SOCK_RAW, protocol)) as listening:
+        listening.settimeout(0.5)
+        inside(source, send)
+        try:
+            while message[4:] not in listening.recv(2048):
+                pass
+        except TimeoutError:
+            return False
+        return True
+
+
 @pytest.mark.parametrize("guarded_host", [0, 1])
 def test_gateway_stays_out_of_the_tunnel(make: Callable[[str], str], family: int, guarded_host: int) -> None:
     """Both hosts' bridges hold the gateway; the guard of either host alone keeps the two apart."""
