@@ -1,0 +1,1 @@
+"""ductwork beside its peers, measured in one run."""

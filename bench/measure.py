@@ -1,0 +1,138 @@
+"""Figures and their tables.
+
+Invariant: a figure was measured in this run. Competitors take turns, round by round, so that whatever else the machine
+does hits all alike; medians are compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.hosts import inside
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row: `samples` in `unit`; `target` is what we promise it stays under, None where we promise nothing."""
+
+    subject: str
+    samples: tuple[float, ...]
+    unit: str = "ms"
+    target: float | None = None
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.target is None else self.median <= self.target
+
+    def as_json(self) -> dict[str, object]:
+        """For programs; times in `unit`."""
+        return {
+            "subject": self.subject,
+            "unit": self.unit,
+            "median": round(self.median, 3),
+            "min": round(min(self.samples), 3),
+            "max": round(max(self.samples), 3),
+            "rounds": len(self.samples),
+            "target": self.target,
+            "met": self.met,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Figures that may be compared. `reference`: the subject that ratios are taken against, empty for no ratios."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    reference: str = ""
+
+    def ratio(self, figure: Figure) -> float | None:
+        base = next((f for f in self.figures if f.subject == self.reference), None)
+        return figure.median / base.median if base and base.median and figure.unit == base.unit else None
+
+    def as_json(self) -> dict[str, object]:
+        rows = [f.as_json() | {"ratio": _rounded(self.ratio(f))} for f in self.figures]
+        return {"title": self.title, "reference": self.reference, "figures": rows}
+
+    def as_text(self) -> str:
+        head = ("", "median", "min", "max", "ratio", "target", "rounds")
+        rows = [head, *(self._row(f) for f in self.figures)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [self.title, ""]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+            lines.append("  ".join(cells).rstrip())
+        lines += [f"  {f.subject}: {f.note}" for f in self.figures if f.note]
+        return "\n".join(lines)
+
+    def _row(self, figure: Figure) -> tuple[str, ...]:
+        ratio = self.ratio(figure)
+        verdict = {True: " ok", False: " MISSED", None: ""}[figure.met]
+        return (
+            figure.subject,
+            f"{_short(figure.median)} {figure.unit}",
+            _short(min(figure.samples)),
+            _short(max(figure.samples)),
+            "" if ratio is None else f"{ratio:.2f}",
+            "" if figure.target is None else f"{_short(figure.target)}{verdict}",
+            str(len(figure.samples)),
+        )
+
+
+class Contender(Protocol):
+    """Somebody who attaches containers to a bridge of `host`. `rounds`: at most so many (a slow one), 0: no limit."""
+
+    name: str
+    host: str
+    rounds: int
+    target: float | None
+    note: str
+
+    def prepare(self, turns: int) -> None:
+        """Have the network, and as many containers as there will be turns."""
+
+    def attach(self, turn: int) -> None:
+        """Attach container number `turn`, in the host's namespace; nothing but this is timed."""
+
+    def check(self, turn: int) -> None:
+        """Raise unless the container really has its network now."""
+
+    def close(self) -> None:
+        """Leave nothing but namespaces."""
+
+
+def take_turns(contenders: Sequence[Contender], rounds: int, warm_up: int) -> list[Figure]:
+    """Milliseconds of each one's attach. The order rotates; the first `warm_up` rounds are checked and not counted."""
+    samples: dict[str, list[float]] = {c.name: [] for c in contenders}
+    for turn in range(warm_up + rounds):
+        shift = turn % len(contenders)
+        for contender in (*contenders[shift:], *contenders[:shift]):
+            if contender.rounds and turn >= warm_up + contender.rounds:
+                continue
+            with inside(contender.host):
+                started = time.perf_counter()
+                contender.attach(turn)
+                elapsed = time.perf_counter() - started
+            if turn < warm_up:
+                contender.check(turn)
+            else:
+                samples[contender.name].append(elapsed * 1000)
+    return [Figure(c.name, tuple(samples[c.name]), target=c.target, note=c.note) for c in contenders]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
