@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NewType, Protocol
 
 from ductwork.errors import Problem
-from ductwork.resources import IPInterface, Link, Resource, Route
+from ductwork.resources import Address, IPInterface, Link, Owner, Resource, Route
 from ductwork.site.model import Attachment, Network, Site
 
 PerHost = NewType("PerHost", "dict[str, str]")
@@ -19,7 +19,7 @@ PerHost = NewType("PerHost", "dict[str, str]")
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """A running container: its namespace's cookie, and the default routes that it has from somebody else."""
+    """A running container: its namespace's cookie, and all its default routes, ours and parked ones included."""
 
     cookie: int
     default_routes: tuple[Route, ...] = ()
@@ -27,26 +27,43 @@ class ContainerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a driver may know of the host. `links` and `routes` are the host's, foreign ones included.
+    """What a driver may know of the host. `links`, `addresses` and `routes` are the host's, foreign ones included.
 
-    `sysctls`: path below /proc/sys → its value, as it would be without us.
+    `containers`: the running ones among those that the site names. `sysctls`: path below /proc/sys → its value, as it
+    would be without us. `iptables`: the families (`ip`, `ip6`) for which there is an iptables program.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
+    addresses: tuple[Address, ...] = ()
     routes: tuple[Route, ...] = ()
     containers: Mapping[str, ContainerFacts] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    iptables: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One host's sight of the site. `addresses`: attachment id → written or allocated addresses."""
+    """One host's sight of the site.
+
+    `addresses`: attachment id → written or allocated addresses, with the subnet's prefix length. `attachments`: container →
+    its attachments on this host. `seed`: the host's name, or the machine's where the file has no hosts. `origin`: who plugs
+    in (contract 1.8).
+    """
 
     site: Site
     host: str
+    seed: str
     facts: Facts
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]] = field(default_factory=dict)
+    attachments: Mapping[str, tuple[Attachment, ...]] = field(default_factory=dict)
     origin: str = "site"
+
+    def owner(self, network: str, attachment: Attachment | None = None) -> Owner:
+        """The mark of what a network has on this host, or of what one attachment has."""
+        if attachment is None:
+            return Owner(self.site.name, "site", network)
+        container = self.facts.containers[attachment.container]
+        return Owner(self.site.name, self.origin, network, attachment.container, attachment.interface, container.cookie)
 
 
 class Driver(Protocol):
@@ -58,6 +75,11 @@ class Driver(Protocol):
 
     def check(self, network: Network, site: Site) -> Iterable[Problem]:
         """Mistakes that need the whole file; their paths start at the network's own keys."""
+
+    def ifname(self, network: Network) -> str:
+        """The bridge that attachments of the network are plugged into."""
+
+    def mtu_bytes(self, network: Network, view: View) -> int: ...
 
     def host_resources(self, network: Network, view: View) -> Iterable[Resource]: ...
 

@@ -1,7 +1,20 @@
 """What the kernel holds, one file per kind. Nothing in here touches anything: resources are values."""
 
 from ductwork.resources.address import Address
-from ductwork.resources.base import HOST, PROTOCOL, Argv, IPAddress, IPInterface, IPNetwork, Key, Owner, Place, Resource, State, state
+from ductwork.resources.base import (
+    HOST,
+    PROTOCOL,
+    Argv,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Key,
+    Owner,
+    Place,
+    Resource,
+    State,
+    state,
+)
 from ductwork.resources.fdb_entry import FLOOD_MAC, FdbEntry
 from ductwork.resources.iptables_rule import IptablesRule
 from ductwork.resources.link import Link, VethSpec, VxlanSpec
@@ -16,8 +29,39 @@ KINDS = (NftTable, IptablesRule, NftElement, Link, Port, Sysctl, Address, Route,
 """Every kind, in the order of creation: what a link's packets will meet is there before the link."""
 
 __all__ = [
-    "FLOOD_MAC", "HOST", "KINDS", "MAIN_TABLE", "PARKED_METRIC", "PROTOCOL", "Address", "Argv", "Backend", "Create",
-    "Delete", "FdbEntry", "IPAddress", "IPInterface", "IPNetwork", "IptablesRule",
-    "Key", "Link", "Neighbour", "NftElement", "NftTable", "Operation", "Outcome", "Owner", "Place", "Port", "Resource", "Route", "State", "Sysctl",
-    "Update", "VethSpec", "VxlanSpec", "key_of", "state",
-]  # fmt: skip
+    "Address",
+    "Argv",
+    "Backend",
+    "Create",
+    "Delete",
+    "FLOOD_MAC",
+    "FdbEntry",
+    "HOST",
+    "IPAddress",
+    "IPInterface",
+    "IPNetwork",
+    "IptablesRule",
+    "KINDS",
+    "Key",
+    "Link",
+    "MAIN_TABLE",
+    "Neighbour",
+    "NftElement",
+    "NftTable",
+    "Operation",
+    "Outcome",
+    "Owner",
+    "PARKED_METRIC",
+    "PROTOCOL",
+    "Place",
+    "Port",
+    "Resource",
+    "Route",
+    "State",
+    "Sysctl",
+    "Update",
+    "VethSpec",
+    "VxlanSpec",
+    "key_of",
+    "state",
+]

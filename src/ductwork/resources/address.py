@@ -13,7 +13,8 @@ class Address:
     """One address of one link, of scope global.
 
     `nodad`: IPv6 alone, ductwork is the authority for the address, so that it is usable at once (IFA_F_NODAD); it is asked
-    for at creation and not compared. Ours if it carries our protocol number (IFA_PROTO, kernel 5.18) and its link is ours.
+    for at creation and not compared. `secondary`: IPv4 alone, it goes when the primary of its subnet does (IFA_F_SECONDARY);
+    only observed. Ours if it carries our protocol number (IFA_PROTO, kernel 5.18) and its link is ours.
     """
 
     netns: str
@@ -21,6 +22,7 @@ class Address:
     address: IPAddress
     prefixlen: int
     nodad: bool = field(default=True, compare=False)
+    secondary: bool = field(default=False, compare=False)
     owner: Owner | None = field(default=None, compare=False)
 
     replace: ClassVar[frozenset[str]] = frozenset({"prefixlen"})

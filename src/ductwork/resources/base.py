@@ -76,6 +76,10 @@ class Owner(NamedTuple):
         return cls(*parts) if len(parts) == 3 and all(parts) else None
 
 
+SHARED = Owner("*", "shared", "*")
+"""Of what all sites need alike; it goes with the last of them."""
+
+
 def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=5).hexdigest()
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ductwork.resources.base import Argv, HOST, IPAddress, Key, Owner, Place, Resource
+from ductwork.resources.base import HOST, Argv, IPAddress, Key, Owner, Place, Resource
 
 
 @dataclass(frozen=True, slots=True)
 class VethSpec:
-    """The other end: its namespace and name. `peer_ifname` is empty where the peer is not where the mark says."""
+    """The other end: its namespace and name. `peer_ifname` is empty where the peer is not where the mark says.
+
+    `peer_mac`: what the host's end, which creates both, makes the peer's address; it is compared on the peer.
+    """
 
     peer_netns: str
     peer_ifname: str
+    peer_mac: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,22 @@ class Link:
     def create_argv(self, place: Place) -> list[Argv]:
         up = ["up"] if self.up else []
         if self.absorbed_by:
-            return [_set(self.name, "address", self.mac, *up)]
-        made = ["ip", "link", "add", "name", self.name, "address", self.mac, "mtu", str(self.mtu_bytes), "type", self.kind]
+            return [_set(self.name, *up)] if up else []
+        made = [
+            "ip",
+            "link",
+            "add",
+            "name",
+            self.name,
+            "address",
+            self.mac,
+            "mtu",
+            str(self.mtu_bytes),
+            "type",
+            self.kind,
+        ]
         if isinstance(self.spec, VethSpec):
-            made += ["peer", "name", self.spec.peer_ifname, "mtu", str(self.mtu_bytes)]
+            made += ["peer", "name", self.spec.peer_ifname, "address", self.spec.peer_mac, "mtu", str(self.mtu_bytes)]
             made += ["netns", place(self.spec.peer_netns)]
         elif isinstance(self.spec, VxlanSpec):
             made += ["id", str(self.spec.vni), "dstport", str(self.spec.port)]

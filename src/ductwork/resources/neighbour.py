@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ductwork.resources.base import Argv, IPAddress, Key, Owner, PROTOCOL, Place, Resource
+from ductwork.resources.base import PROTOCOL, Argv, IPAddress, Key, Owner, Place, Resource
 
 
 @dataclass(frozen=True, slots=True)

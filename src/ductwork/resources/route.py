@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, IPv6Network
 from typing import ClassVar
 
-from ductwork.resources.base import Argv, IPAddress, IPNetwork, Key, Owner, PROTOCOL, Place, Resource
+from ductwork.resources.base import PROTOCOL, Argv, IPAddress, IPNetwork, Key, Owner, Place, Resource
 
 MAIN_TABLE = 254
 PARKED_METRIC = 4_200_000_000
@@ -14,6 +15,9 @@ BOOT_PROTOCOL = 3
 """RTPROT_BOOT: what `ip route add` and Docker leave behind."""
 DEFAULT_METRIC_V6 = 1024
 """What the kernel makes of metric 0 for IPv6 (IP6_RT_PRIO_USER)."""
+
+ANYWHERE: dict[int, IPNetwork] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+"""IP version → the destination of a default route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,17 @@ class Route:
     @property
     def is_parked(self) -> bool:
         return self.is_default and self.protocol == PROTOCOL and self.metric >= PARKED_METRIC
+
+    def park(self, owner: Owner) -> Route:
+        """This foreign default route, kept out of use until `owner` goes."""
+        return replace(self, metric=PARKED_METRIC + self.metric, protocol=PROTOCOL, owner=owner, displaces=False)
+
+    def unpark(self) -> Route:
+        """The foreign route that was parked. Its protocol number is not in the kernel any more: it comes back as what
+        `ip route add` and Docker leave."""
+        return replace(
+            self, metric=self.metric - PARKED_METRIC, protocol=BOOT_PROTOCOL, owner=None, displaces=True
+        )
 
     def requires(self) -> tuple[Key, ...]:
         return (Key("link", self.netns, (self.link,)),)

@@ -1,0 +1,94 @@
+"""The site → what is desired on one host, by way of the drivers.
+
+Invariant: pure. A container that is not running has nothing desired; its network has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ductwork.drivers import ContainerFacts, Facts, View
+from ductwork.drivers.registry import DRIVERS
+from ductwork.resources import HOST, Address, IPInterface, Key, Link, Resource, Route, State, Sysctl
+from ductwork.site.model import Attachment, Site
+
+
+def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], iptables: frozenset[str]) -> Facts:
+    """What drivers may know, out of what was read."""
+    links: dict[str, Link] = {}
+    addresses: list[Address] = []
+    routes: list[Route] = []
+    defaults: dict[str, list[Route]] = {}
+    for resource in state.values():
+        if isinstance(resource, Route):
+            if resource.netns == HOST:
+                routes.append(resource)
+            elif resource.is_default:
+                defaults.setdefault(resource.netns, []).append(resource)
+        elif resource.netns == HOST and isinstance(resource, Link):
+            links[resource.name] = resource
+        elif resource.netns == HOST and isinstance(resource, Address):
+            addresses.append(resource)
+    containers = {name: ContainerFacts(cookie, tuple(defaults.get(name, ()))) for name, cookie in cookies.items()}
+    return Facts(links, tuple(addresses), tuple(routes), containers, sysctls, iptables)
+
+
+def view(
+    site: Site,
+    host: str,
+    machine: str,
+    known: Facts,
+    addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]],
+    origin: str = "site",
+) -> View:
+    """One host's sight of a site. `machine`: this machine's name, for files without hosts."""
+    attachments: dict[str, list[Attachment]] = {}
+    for attachment in site.on(host):
+        attachments.setdefault(attachment.container, []).append(attachment)
+    by_container = {container: tuple(its) for container, its in attachments.items()}
+    return View(site, host, host or machine, known, addresses, by_container, origin)
+
+
+def desired_on_host(sight: View) -> dict[Key, Resource]:
+    """All that the site wants on the host of this view."""
+    found: dict[Key, Resource] = {}
+    for name, network in sight.site.networks.items():
+        if sight.host in sight.site.hosts_of(name):
+            _add(found, DRIVERS[network.driver].host_resources(network, sight))
+    found.update(desired_attachments(sight))
+    return found
+
+
+def desired_attachments(sight: View) -> dict[Key, Resource]:
+    """What the view's attachments alone want, those of running containers."""
+    found: dict[Key, Resource] = {}
+    for attachment in sight.site.on(sight.host):
+        if attachment.container in sight.facts.containers:
+            network = sight.site.networks[attachment.network]
+            _add(found, DRIVERS[network.driver].attachment_resources(network, attachment, sight))
+    return found
+
+
+def unparked(desired: State, observed: State, mine: Callable[[Resource], bool]) -> dict[Key, Resource]:
+    """The foreign default routes that nobody displaces any more: they come back."""
+    found: dict[Key, Resource] = {}
+    for key, resource in observed.items():
+        if isinstance(resource, Route) and resource.is_parked and key not in desired and mine(resource):
+            route = resource.unpark()
+            if route.key not in desired:
+                found[route.key] = route
+    return found
+
+
+def without_ipv6(desired: Mapping[Key, Resource]) -> dict[Key, Resource]:
+    """On a kernel without IPv6 there is nothing to keep it from doing."""
+    return {
+        key: resource
+        for key, resource in desired.items()
+        if not (isinstance(resource, Sysctl) and resource.path.startswith("net/ipv6/"))
+    }
+
+
+def _add(found: dict[Key, Resource], resources: Iterable[Resource]) -> None:
+    for resource in resources:
+        found[resource.key] = resource

@@ -1,0 +1,273 @@
+"""What every front end calls: plan, apply, undo, destroy, attach, detach, look. It joins the site with what is remembered
+and leaves the doing to the reconciler.
+
+Invariant: addresses are stored before the kernel gets them, so that a crash never gives one to two containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_interface
+
+from ductwork import ipam, serial
+from ductwork.drivers.registry import DRIVERS
+from ductwork.errors import UsageError
+from ductwork.goals import ApplySite, Attach, DestroySite, Detach, Observation
+from ductwork.naming import IFNAMSIZ, host_ifname, mac_address
+from ductwork.reconciler import Preview, Reconciler, Report
+from ductwork.resources import HOST, Address, IPAddress, IPInterface, Key, Link, Owner
+from ductwork.site.model import Attachment, Network, Site
+from ductwork.store import Store
+
+_NETWORKS = "networks"
+_ATTACHMENTS = "attachments"
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """`ductwork attach`: what is left out is chosen as for an attachment of the site file."""
+
+    container: str
+    network: str
+    interface: str | None = None
+    addresses: tuple[IPAddress, ...] = ()
+    gateway: bool | IPAddress | None = None
+    mac: str | None = None
+    mtu_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownNetwork:
+    """A network that was applied here: `reserved` are the addresses that its file writes."""
+
+    site: str
+    host: str
+    bridge: str
+    network: Network
+    reserved: tuple[IPAddress, ...]
+
+
+class Engine:
+    """One host's engine. `machine`: this machine's name. `close` frees what it holds."""
+
+    def __init__(self, reconciler: Reconciler, store: Store, machine: str, close: Callable[[], None]) -> None:
+        self._reconciler = reconciler
+        self._store = store
+        self._machine = machine
+        self.place = reconciler.place
+        self.close = close
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # the site
+
+    def plan(self, site: Site, host: str) -> Preview:
+        goal, _ = self._site_goal(site, host)
+        return self._reconciler.preview(goal)
+
+    def apply(self, site: Site, host: str) -> Report:
+        """Bring what the file has, remove what the site has no longer, and see to what was attached by hand."""
+        goal, changes = self._site_goal(site, host)
+
+        def store_leases() -> None:
+            for change in changes:
+                self._store.lease(site.name, change.network, change.holder, change.addresses)
+
+        report = self._reconciler.carry_out(goal, store_leases)
+        self._remember_networks(goal, report.observation)
+        return self._attach_again(site.name, report)
+
+    def destroy(self, site: str | None) -> Report:
+        """Remove what a site (None: ductwork) has here. Addresses stay remembered."""
+        report = self._reconciler.carry_out(DestroySite(site))
+        kept = {(r.owner.site, r.owner.network) for r in report.kept if r.owner}
+        for key in self._store.remembered(_NETWORKS):
+            name, _, network = key.partition("/")
+            if site in (None, name) and (name, network) not in kept:
+                self._store.remember(_NETWORKS, key, None)
+        if site is None:
+            for key in self._store.remembered(_ATTACHMENTS):
+                self._store.remember(_ATTACHMENTS, key, None)
+        return report
+
+    def plan_destroy(self, site: str | None) -> Preview:
+        return self._reconciler.preview(DestroySite(site))
+
+    def undo(self) -> Report:
+        return self._reconciler.undo()
+
+    def observe(self) -> Observation:
+        """All that there is on the host and in the containers that we have something in."""
+        return self._reconciler.observe(DestroySite(None))
+
+    def addresses(self, site: Site, host: str) -> Mapping[tuple[str, str], tuple[IPInterface, ...]]:
+        """Attachment → its addresses on a host, written or as they would be allocated now."""
+        return self._site_goal(site, host)[0].addresses
+
+    def _site_goal(self, site: Site, host: str) -> tuple[ApplySite, tuple[ipam.LeaseChange, ...]]:
+        leases: dict[str, ipam.Leases] = {name: self._store.leases(site.name, name) for name in site.networks}
+        assignment = ipam.assign(site, host, leases)
+        if assignment.changes:
+            assignment = ipam.assign(site, host, self._with_leases_in_use(site, host, leases))
+        return ApplySite(site, host, self._machine, assignment.addresses), assignment.changes
+
+    def _with_leases_in_use(self, site: Site, host: str, leases: Mapping[str, ipam.Leases]) -> dict[str, ipam.Leases]:
+        """A lost store is made good by what our marks in the kernel tell: who has which address now."""
+        recovered: dict[str, dict[ipam.Holder, tuple[IPAddress, ...]]] = {name: {} for name in site.networks}
+        for resource in self._reconciler.observe(DestroySite(site.name)).state.values():
+            if isinstance(resource, Address) and resource.netns and resource.owner and resource.owner.network in recovered:
+                holder = (host, resource.owner.container, resource.owner.interface)
+                its = recovered[resource.owner.network]
+                its[holder] = (*its.get(holder, ()), resource.address)
+        return {name: {**recovered[name], **leases[name]} for name in site.networks}
+
+    def _remember_networks(self, goal: ApplySite, observation: Observation) -> None:
+        """For `attach`, which has no file to read; written only where it says something new."""
+        known = self._store.remembered(_NETWORKS)
+        site, host = goal.site, goal.host
+        sight = goal.view(observation.facts)
+        present = {name: network for name, network in site.networks.items() if host in site.hosts_of(name)}
+        for name, network in present.items():
+            driver = DRIVERS[network.driver]
+            value: dict[str, object] = {
+                "host": host,
+                "bridge": driver.ifname(network),
+                "network": serial.encode(replace(network, mtu_bytes=driver.mtu_bytes(network, sight))),
+                "reserved": serial.encode(sorted(ipam.reserved(network, site), key=lambda ip: (ip.version, ip))),
+            }
+            if known.get(f"{site.name}/{name}") != value:
+                self._store.remember(_NETWORKS, f"{site.name}/{name}", value)
+        for key in known:
+            owner, _, name = key.partition("/")
+            if owner == site.name and name not in present:
+                self._store.remember(_NETWORKS, key, None)
+
+    # by hand
+
+    def attach(self, request: AttachRequest) -> Report:
+        """Plug one container into a network that was applied here, and remember it: one that is not running is waiting,
+        and attached by the next `apply`."""
+        known = self._known_network(request.network)
+        interface = request.interface or self._free_interface(request.container, known)
+        attachment = self._attachment(request, known, interface)
+        report = self._plug_in(known, attachment)
+        key = f"{request.container}/{interface}"
+        self._store.remember(
+            _ATTACHMENTS,
+            key,
+            {"site": known.site, "network": known.network.name, "attachment": serial.encode(attachment)},
+        )
+        return report
+
+    def _plug_in(self, known: _KnownNetwork, attachment: Attachment) -> Report:
+        site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
+        addresses = self._lease(site, known, attachment)
+        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge)
+        return self._reconciler.carry_out(goal)
+
+    def _attach_again(self, site: str, report: Report) -> Report:
+        """What was attached by hand to the site's networks, where its container has been started anew."""
+        for value in self._store.remembered(_ATTACHMENTS).values():
+            if value["site"] == site and f"{site}/{value['network']}" in self._store.remembered(_NETWORKS):
+                known = self._known_network(f"{site}/{value['network']}")
+                report = report.joined(self._plug_in(known, serial.decode(value["attachment"])))
+        return report
+
+    def detach(self, container: str, network: str, interface: str | None = None) -> Report:
+        """Take back what `attach` did; its address is free again."""
+        known = self._known_network(network)
+        found = [
+            key.rpartition("/")[2]
+            for key, value in self._store.remembered(_ATTACHMENTS).items()
+            if key.startswith(f"{container}/") and (value["site"], value["network"]) == (known.site, known.network.name)
+        ]
+        found = found or self._marked(container, known)
+        chosen = [name for name in found if interface in (None, name)]
+        if not chosen:
+            raise UsageError(
+                f"{container} was not attached to {network} by `ductwork attach`",
+                "`ductwork ps` shows what is attached; what a site file attaches goes when the file no longer says so",
+            )
+        for name in chosen:
+            owner = Owner(known.site, "attach", known.network.name, container, name)
+            report = self._reconciler.carry_out(Detach(owner, frozenset({known.bridge, host_ifname(container, name)})))
+            self._store.lease(known.site, known.network.name, (known.host, container, name), ())
+            self._store.remember(_ATTACHMENTS, f"{container}/{name}", None)
+        return report
+
+    def _marked(self, container: str, known: _KnownNetwork) -> list[str]:
+        """The interfaces that the kernel's marks tell of, where the store has lost them."""
+        wanted = (known.site, "attach", known.network.name, container)
+        links = (r for r in self.observe().state.values() if isinstance(r, Link) and r.netns == HOST)
+        return [link.owner.interface for link in links if link.owner and link.owner[:4] == wanted]
+
+    def _known_network(self, name: str) -> _KnownNetwork:
+        """By its name, or as SITE/NETWORK where two sites have one of that name."""
+        entries = self._store.remembered(_NETWORKS)
+        keys = [key for key in entries if name in (key, key.partition("/")[2])]
+        if len(keys) != 1:
+            several = f"there are {', '.join(keys)}: write which" if keys else "no network of that name was applied here"
+            hint = "`ductwork attach CONTAINER SITE/NETWORK`" if keys else "`ductwork apply SITE` first"
+            raise UsageError(f"network {name}: {several}", hint)
+        entry = serial.decode(entries[keys[0]]["network"])
+        reserved = serial.decode(entries[keys[0]]["reserved"])
+        host, bridge = str(entries[keys[0]]["host"]), str(entries[keys[0]]["bridge"])
+        return _KnownNetwork(keys[0].partition("/")[0], host, bridge, entry, reserved)
+
+    def _free_interface(self, container: str, known: _KnownNetwork) -> str:
+        """The interface that it was given before, else the first of eth1, eth2, … that the container has not."""
+        for key, value in self._store.remembered(_ATTACHMENTS).items():
+            if key.startswith(f"{container}/") and (value["site"], value["network"]) == (known.site, known.network.name):
+                return key.rpartition("/")[2]
+        look = Detach(Owner(known.site, "attach", known.network.name, container), frozenset({known.bridge}))
+        state = self._reconciler.observe(look).state
+        number = 1
+        while Key("link", container, (f"eth{number}",)) in state:
+            number += 1
+        return f"eth{number}"
+
+    def _attachment(self, request: AttachRequest, known: _KnownNetwork, interface: str) -> Attachment:
+        if not interface or len(interface) > IFNAMSIZ or set(interface) & set("/: \t"):
+            raise UsageError(f"interface {interface!r} is no interface name", f"at most {IFNAMSIZ} characters, no / or :")
+        network = known.network
+        return Attachment(
+            container=request.container,
+            host=known.host,
+            network=network.name,
+            interface=interface,
+            mac=request.mac or mac_address(known.host or self._machine, request.container, interface),
+            addresses=tuple(_in_network(address, network, known.reserved) for address in request.addresses),
+            gateway=request.gateway,
+            mtu_bytes=request.mtu_bytes,
+        )
+
+    def _lease(self, site: Site, known: _KnownNetwork, attachment: Attachment) -> tuple[IPInterface, ...]:
+        """Its addresses, stored. Addresses asked for by hand are leased too, so that nobody else is given them."""
+        name = known.network.name
+        leases = dict(self._store.leases(site.name, name))
+        leases["", "the site file", ""] = tuple(a for a in known.reserved)
+        holder = (known.host, *attachment.id)
+        if attachment.addresses:
+            self._store.lease(site.name, name, holder, tuple(address.ip for address in attachment.addresses))
+            return attachment.addresses
+        if not known.network.subnets:
+            return ()
+        assignment = ipam.assign(site, known.host, {name: leases})
+        for change in assignment.changes:
+            self._store.lease(site.name, name, change.holder, change.addresses)
+        return assignment.addresses[attachment.id]
+
+
+def _in_network(address: IPAddress, network: Network, reserved: Iterable[IPAddress]) -> IPInterface:
+    subnet = network.subnet_of(address)
+    if subnet is None:
+        subnets = ", ".join(map(str, network.subnets)) or "none"
+        raise UsageError(f"{address} is not in network {network.name}", f"its subnets: {subnets}")
+    if address in reserved:
+        raise UsageError(f"{address} is taken by the site file of network {network.name}", "choose another address")
+    return ip_interface((address, subnet.prefixlen))

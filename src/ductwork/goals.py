@@ -1,0 +1,209 @@
+"""What a command wants of the engine: which containers to look at, what is desired, and whose things may be changed.
+
+Invariant: pure. The engine carries out any goal in the same way: read, think, plan, act, verify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ductwork import desire
+from ductwork.drivers import Facts, View
+from ductwork.errors import DuctworkError
+from ductwork.naming import host_ifname
+from ductwork.resources import HOST, IPInterface, Key, Link, NftElement, Owner, Resource, State
+from ductwork.resources.base import SHARED
+from ductwork.site.model import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was read. `facts`: the same as drivers see it. `waiting`: container → why it is not there."""
+
+    state: State
+    facts: Facts
+    waiting: Mapping[str, str] = field(default_factory=dict)
+
+
+class Goal(Protocol):
+    """`title`: for the journal. `links`: the host's links to look at, None for all that there is. `needs`: under which name
+    the goal's needs of foreign sysctls are kept, "" if it has none; "*" stands for everybody's."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def links(self) -> frozenset[str] | None: ...
+    @property
+    def needs(self) -> str: ...
+    def containers(self, host: Iterable[Resource]) -> list[str]: ...
+    def desired(self, observation: Observation) -> dict[Key, Resource]: ...
+    def mine(self, resource: Resource, observed: State) -> bool: ...
+
+
+def owners_of(host: Iterable[Resource], site: str | None, origin: str | None) -> list[str]:
+    """The containers that the host's links of a site and origin (None: of any) lead to."""
+    owners = (link.owner for link in host if isinstance(link, Link) and link.owner and link.owner.container)
+    return [o.container for o in owners if site in (None, o.site) and origin in (None, o.origin)]
+
+
+def _owned(owner: Owner | None, site: str, origin: str, observed: State) -> bool:
+    if owner is None:
+        return False
+    if owner == SHARED:
+        return not any(
+            isinstance(resource, NftElement) and resource.owner and resource.owner.site not in (site, SHARED.site)
+            for resource in observed.values()
+        )
+    return (owner.site, owner.origin) == (site, origin) or not owner.site
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySite:
+    """One host's part of a site file. `addresses`: of each attachment, written or allocated."""
+
+    site: Site
+    host: str
+    machine: str
+    addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
+    links: frozenset[str] | None = None
+
+    @property
+    def title(self) -> str:
+        return f"apply {self.site.name}"
+
+    @property
+    def needs(self) -> str:
+        return self.site.name
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        wanted = [attachment.container for attachment in self.site.on(self.host)]
+        return list(dict.fromkeys(wanted + owners_of(host, self.site.name, "site")))
+
+    def view(self, facts: Facts) -> View:
+        return desire.view(self.site, self.host, self.machine, facts, self.addresses)
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        return desire.desired_on_host(self.view(observation.facts))
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        return _owned(resource.owner, self.site.name, "site", observed)
+
+
+@dataclass(frozen=True, slots=True)
+class DestroySite:
+    """Nothing of a site is to be left here; `site` None: nothing of ours at all."""
+
+    site: str | None
+    links: frozenset[str] | None = None
+
+    @property
+    def title(self) -> str:
+        return f"destroy {self.site or '--all'}"
+
+    @property
+    def needs(self) -> str:
+        return self.site or "*"
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        return list(dict.fromkeys(owners_of(host, self.site, "site" if self.site else None)))
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        return {}
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        if self.site is None:
+            return resource.owner is not None
+        return _owned(resource.owner, self.site, "site", observed)
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """One attachment by hand, of a network already applied: `site` holds just these two."""
+
+    site: Site
+    host: str
+    machine: str
+    addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
+    bridge: str
+    needs: str = ""
+
+    @property
+    def links(self) -> frozenset[str]:
+        return frozenset({self.bridge, *(host_ifname(*attachment.id) for attachment in self.site.attachments)})
+
+    @property
+    def title(self) -> str:
+        return f"attach {self.site.attachments[0].container} {self.site.attachments[0].network}"
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        return [self.site.attachments[0].container]
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        if self.bridge not in observation.facts.links:
+            hint = f"`ductwork apply` the file of site {self.site.name} again"
+            raise DuctworkError(f"the bridge {self.bridge} of network {self.site.attachments[0].network} is not here", hint)
+        sight = desire.view(self.site, self.host, self.machine, observation.facts, self.addresses, "attach")
+        return desire.desired_attachments(sight)
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        attachment = self.site.attachments[0]
+        return resource.owner is not None and resource.owner[:5] == (
+            self.site.name,
+            "attach",
+            attachment.network,
+            *attachment.id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Take one attachment by hand back."""
+
+    owner: Owner
+    links: frozenset[str] | None
+    needs: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"detach {self.owner.container} {self.owner.network}"
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        return [self.owner.container]
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        return {}
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        return resource.owner is not None and resource.owner[:5] == self.owner[:5]
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Back to what was there before a change, as far as the change went: the keys of `before`."""
+
+    title: str
+    before: Mapping[Key, Resource | None]
+    links: frozenset[str] | None = None
+    needs: str = ""
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        named = {resource.owner.container for resource in self.before.values() if resource and resource.owner}
+        return sorted((named | {key.netns for key in self.before}) - {HOST})
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        """Containers that are gone, or have started anew, have nothing to go back to."""
+        cookies = {name: known.cookie for name, known in observation.facts.containers.items()}
+        return {
+            key: resource
+            for key, resource in self.before.items()
+            if resource is not None
+            and (not key.netns or key.netns in cookies)
+            and not (
+                resource.owner and resource.owner.container and cookies.get(resource.owner.container) != resource.owner.cookie
+            )
+        }
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        return resource.key in self.before and resource.owner is not None

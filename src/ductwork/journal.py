@@ -1,0 +1,136 @@
+"""What the kernel cannot tell again: former values of what is not ours, and what undo leads back to.
+
+Invariant: written before the operation that it is about; it lives in /run, as long as the kernel's state does, in a
+directory of the host namespace's cookie. A value is put back only while the present one is still ours.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ductwork import serial
+from ductwork.errors import BusyError
+from ductwork.resources import Key, Resource
+
+RUN_DIRECTORY = Path("/run/ductwork")
+_LOCK_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Former:
+    """A sysctl that we changed: its value before, ours, and who needs ours (`site` or `site/origin`)."""
+
+    before: str
+    ours: str
+    needed_by: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The last change: `before` holds each key that it touched with what was there (None: nothing). `complete` is False
+    while it is under way, and after a crash."""
+
+    title: str
+    before: Mapping[Key, Resource | None]
+    complete: bool
+
+
+class Journal:
+    """The journal of one host namespace."""
+
+    def __init__(self, cookie: int, run_directory: Path = RUN_DIRECTORY) -> None:
+        self._directory = run_directory / str(cookie)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One change at a time for each host namespace; waits, and says so by `BusyError` after a minute."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self._directory / "lock").open("a") as file:
+            deadline = time.monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        hint = f"see who holds {file.name} (`fuser -v {file.name}`), then try again"
+                        raise BusyError("another ductwork has been changing this host for a minute", hint) from None
+                    time.sleep(0.02)
+            yield
+
+    def formers(self) -> dict[str, Former]:
+        """path below /proc/sys → what it was before us."""
+        return {
+            path: Former(entry["before"], entry["ours"], set(entry["needed_by"]))
+            for path, entry in (self._read("formers.json") or {}).items()
+        }
+
+    def keep_formers(self, formers: Mapping[str, Former]) -> None:
+        if not formers:
+            self._remove("formers.json")
+            return
+        entries = {
+            path: {"before": former.before, "ours": former.ours, "needed_by": sorted(former.needed_by)}
+            for path, former in formers.items()
+        }
+        self._write("formers.json", entries)
+
+    def last_change(self) -> Change | None:
+        entry = self._read("last.json")
+        if entry is None:
+            return None
+        return Change(entry["title"], _decoded(entry["before"]), entry["complete"])
+
+    def begin(self, title: str, before: Mapping[Key, Resource | None]) -> Change:
+        """Note what is about to be touched. After a crash half-way, what the dead process noted is still what undo leads
+        back to."""
+        last = self._read("last.json")
+        if last is not None and not last["complete"]:
+            before = {**before, **_decoded(last["before"])}
+        change = Change(title, before, complete=False)
+        self._write_change(change)
+        return change
+
+    def complete(self, change: Change) -> None:
+        self._write_change(Change(change.title, change.before, complete=True))
+
+    def forget_change(self) -> None:
+        self._remove("last.json")
+
+    def remove_if_empty(self) -> None:
+        """Leave nothing behind where there is nothing to remember."""
+        if self._directory.exists() and not any(p.name != "lock" for p in self._directory.iterdir()):
+            (self._directory / "lock").unlink(missing_ok=True)
+            self._directory.rmdir()
+
+    def _write_change(self, change: Change) -> None:
+        before = [[serial.encode(key), serial.encode(resource)] for key, resource in change.before.items()]
+        self._write("last.json", {"title": change.title, "complete": change.complete, "before": before})
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self._directory / name).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _write(self, name: str, content: object) -> None:
+        """Whole or not at all, for whoever reads after a crash of this process."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        scratch = self._directory / f".{name}.{os.getpid()}"
+        scratch.write_text(json.dumps(content, separators=(",", ":")))
+        scratch.replace(self._directory / name)
+
+    def _remove(self, name: str) -> None:
+        (self._directory / name).unlink(missing_ok=True)
+
+
+def _decoded(before: list[list[Any]]) -> dict[Key, Resource | None]:
+    return {serial.decode(key): serial.decode(resource) for key, resource in before}

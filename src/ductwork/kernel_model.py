@@ -1,0 +1,128 @@
+"""What the kernel does besides what it is asked: a pure model, used by the planner and by the fake kernel.
+
+Invariant: `KernelModel.do` changes a state as the kernel would; a differential test holds it against the real one
+(tests/netns/test_kernel_model.py, Linux 6.18).
+
+    link deleted            its peer, ports, addresses, routes, neighbours, entries and own sysctls go
+    link taken down         its routes, neighbours and IPv6 addresses go
+    link's MAC changed      its neighbours go, permanent ones too (neigh_changeaddr)
+    IPv4 address deleted    routes with it as their source go; the secondaries of its subnet go (promote_secondaries 0);
+                            with the link's last one, every IPv4 route through the link goes (fib_disable_ip)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Interface
+
+from ductwork.resources import (
+    Address,
+    Create,
+    Delete,
+    Key,
+    Link,
+    Neighbour,
+    Operation,
+    Resource,
+    Route,
+    State,
+    Update,
+)
+
+
+class KernelModel:
+    """A state that changes. `state` is a copy of what it was made from."""
+
+    def __init__(self, state: State) -> None:
+        self.state: dict[Key, Resource] = dict(state)
+        self._dependents: dict[Key, set[Key]] = {}
+        for resource in state.values():
+            self._index(resource)
+
+    def do(self, operation: Operation) -> None:
+        match operation:
+            case Create(after):
+                self._put(after)
+            case Delete(before):
+                self._remove(before)
+            case Update(before, after):
+                self._update(before, after)
+
+    def dependents(self, key: Key) -> Iterable[Resource]:
+        """What requires `key` and is there."""
+        return [self.state[dependent] for dependent in self._dependents.get(key, ()) if dependent in self.state]
+
+    def _index(self, resource: Resource) -> None:
+        for required in resource.requires():
+            self._dependents.setdefault(required, set()).add(resource.key)
+
+    def _put(self, resource: Resource) -> None:
+        if isinstance(resource, Address) and resource.address.version == 4:
+            resource = replace(resource, secondary=bool(self._same_subnet(resource)))
+        self.state[resource.key] = resource
+        self._index(resource)
+
+    def _remove(self, resource: Resource) -> None:
+        removed = self.state.pop(resource.key, None)
+        if removed is None:
+            return
+        if isinstance(removed, Link):
+            self._remove_with_link(removed)
+        elif isinstance(removed, Address) and removed.address.version == 4:
+            self._after_address(removed)
+
+    def _remove_with_link(self, link: Link) -> None:
+        if link.absorbed_by:
+            self._remove_key(link.absorbed_by)
+        for dependent in self.dependents(link.key):
+            self.state.pop(dependent.key, None)
+            if isinstance(dependent, Link):
+                self._remove_with_link(dependent)
+
+    def _remove_key(self, key: Key) -> None:
+        resource = self.state.get(key)
+        if resource is not None:
+            self._remove(resource)
+
+    def _after_address(self, gone: Address) -> None:
+        on_link = [r for r in self.dependents(Key("link", gone.netns, (gone.link,))) if isinstance(r, Address | Route)]
+        if not gone.secondary:
+            for secondary in self._same_subnet(gone):
+                self.state.pop(secondary.key)
+        left = [r for r in on_link if isinstance(r, Address) and r.address.version == 4 and r.key in self.state]
+        for route in on_link:
+            if isinstance(route, Route) and route.to.version == 4 and (not left or route.source == gone.address):
+                self.state.pop(route.key, None)
+
+    def _same_subnet(self, address: Address) -> list[Address]:
+        subnet = IPv4Interface((int(address.address), address.prefixlen)).network
+        neighbours = self.dependents(Key("link", address.netns, (address.link,)))
+        return [
+            other
+            for other in neighbours
+            if isinstance(other, Address)
+            and other.prefixlen == address.prefixlen
+            and other.address in subnet
+            and other.key != address.key
+        ]
+
+    def _update(self, before: Resource, after: Resource) -> None:
+        self._put(after)
+        if not isinstance(before, Link) or not isinstance(after, Link):
+            return
+        for dependent in self.dependents(after.key):
+            down = before.up and not after.up
+            loses_v6 = isinstance(dependent, Address) and dependent.address.version == 6
+            if (down and (isinstance(dependent, Route | Neighbour) or loses_v6)) or (
+                before.mac != after.mac and isinstance(dependent, Neighbour)
+            ):
+                self.state.pop(dependent.key, None)
+
+
+def predict(state: State, operations: Iterable[Operation]) -> Mapping[Key, Resource]:
+    """The state after the operations."""
+    model = KernelModel(state)
+    for operation in operations:
+        model.do(operation)
+    return model.state

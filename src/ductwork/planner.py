@@ -1,0 +1,197 @@
+"""Desired and observed state → the operations that lead from one to the other.
+
+Invariant: planning is pure, and one round suffices: what the kernel drops besides (`kernel_model`) is made again by the
+same plan. Nothing that is not ours is changed, unless it says itself that it may be (`Sysctl`, `Route.displaces`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+from ductwork.kernel_model import KernelModel
+from ductwork.resources import (
+    HOST,
+    KINDS,
+    Address,
+    Create,
+    Delete,
+    Key,
+    Link,
+    NftTable,
+    Operation,
+    Port,
+    Resource,
+    Route,
+    State,
+    Sysctl,
+    Update,
+    key_of,
+)
+
+_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
+
+Mine = Callable[[Resource], bool]
+"""Whether an observed resource belongs to whoever plans: only such is deleted or changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """What is wanted cannot be, because something that is not ours is in the way."""
+
+    wanted: Resource
+    found: Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`operations` in the order of doing. `conflicts`: nothing may be done while there are any. `kept`: what would have
+    been removed, but others have joined it. `announcements`: addresses whose neighbours are told at the end."""
+
+    operations: tuple[Operation, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    kept: tuple[Resource, ...] = ()
+    announcements: tuple[Address, ...] = ()
+
+    def before(self, observed: State) -> dict[Key, Resource | None]:
+        """What was there under each key that the plan touches: what undo leads back to."""
+        return {key: observed.get(key) for key in map(key_of, self.operations)}
+
+
+def plan(desired: State, observed: State, mine: Mine) -> Plan:
+    """The way from `observed` to `desired`."""
+    deletions, updates, conflicts = _compare(desired, observed, mine)
+    deletions |= {key for key, have in observed.items() if key not in desired and not have.collected and mine(have)}
+    kept = _held(observed, deletions, mine)
+    deletions -= {resource.key for resource in kept}
+    deletions |= _collected(desired, observed, deletions)
+    _pair_up(desired, observed, deletions)
+    operations = _order(desired, observed, deletions, updates)
+    announced = tuple(
+        operation.after
+        for operation in operations
+        if isinstance(operation, Create) and isinstance(operation.after, Address) and operation.after.netns
+    )
+    return Plan(operations, tuple(conflicts), kept, announced)
+
+
+def changed_fields(before: Resource, after: Resource) -> frozenset[str]:
+    """The names of the compared fields in which two resources of one key differ."""
+    return frozenset(
+        field.name
+        for field in fields(after)  # type: ignore[arg-type]
+        if field.compare and getattr(before, field.name) != getattr(after, field.name)
+    )
+
+
+def _compare(desired: State, observed: State, mine: Mine) -> tuple[set[Key], dict[Key, Update], list[Conflict]]:
+    """For what is wanted and there, but different: replace it, change it in place, or say that it is in the way."""
+    deletions: set[Key] = set()
+    updates: dict[Key, Update] = {}
+    conflicts: list[Conflict] = []
+    for key, want in desired.items():
+        have = observed.get(key)
+        if have is None or have == want:
+            continue
+        if not (mine(have) or _may_change(want)):
+            conflicts.append(Conflict(want, have))
+        elif changed_fields(have, want) & want.replace:
+            deletions.add(key)
+        else:
+            updates[key] = Update(have, want)
+    return deletions, updates, conflicts
+
+
+def _may_change(want: Resource) -> bool:
+    """Whether it may take the place of something foreign: its former state is kept, or it is ours by its name."""
+    return isinstance(want, Sysctl | NftTable) or (isinstance(want, Route) and want.displaces)
+
+
+def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, ...]:
+    """A bridge that others' ports have joined stays, with all that its network has on the host (contract 1.8)."""
+    held = set()
+    for key, resource in observed.items():
+        if isinstance(resource, Port) and key not in deletions and not mine(resource):
+            bridge = observed.get(Key("link", resource.netns, (resource.bridge,)))
+            if bridge is not None and bridge.key in deletions and bridge.owner:
+                held.add((bridge.owner.site, bridge.owner.network))
+    if not held:
+        return ()
+    return tuple(
+        resource
+        for key, resource in observed.items()
+        if key in deletions
+        and resource.owner
+        and not resource.owner.container
+        and (resource.owner.site, resource.owner.network) in held
+    )
+
+
+def _collected(desired: State, observed: State, deletions: set[Key]) -> set[Key]:
+    """Shared resources that nothing needs any more."""
+    shared = {key for key, resource in observed.items() if resource.collected and key not in desired}
+    if not shared:
+        return shared
+    for key, resource in observed.items():
+        if key not in deletions or key in desired:
+            shared.difference_update(resource.requires())
+    return shared
+
+
+def _pair_up(desired: State, observed: State, deletions: set[Key]) -> None:
+    """A veth pair goes as one: its host's end stands for both."""
+    for key in [key for key in deletions if key.kind == "link" and key.netns]:
+        link = observed[key]
+        assert isinstance(link, Link)
+        if link.absorbed_by:
+            deletions.add(link.absorbed_by)
+    for want in desired.values():
+        if isinstance(want, Link) and want.absorbed_by and want.key not in observed and want.absorbed_by in observed:
+            deletions.add(want.absorbed_by)
+
+
+def _order(desired: State, observed: State, deletions: set[Key], updates: dict[Key, Update]) -> tuple[Operation, ...]:
+    model = KernelModel(observed)
+    operations: list[Operation] = []
+    doomed = [key for key in observed if key in deletions]
+    for key in sorted(doomed, key=lambda key: _delete_rank(observed[key])):
+        if key in model.state and not _goes_with_its_link(observed[key], deletions):
+            operations.append(Delete(observed[key]))
+            model.do(operations[-1])
+    for key, update in sorted(updates.items(), key=lambda item: _RANK[type(item[1].after)]):
+        if key in model.state:
+            operations.append(update)
+            model.do(update)
+    missing = [want for key, want in desired.items() if model.state.get(key) != want]
+    missing += _collateral(desired, observed, deletions, model)
+    missing.sort(key=lambda resource: _RANK[type(resource)])
+    operations += [Create(resource) for resource in missing]
+    return tuple(_by_namespace(operations))
+
+
+def _delete_rank(resource: Resource) -> tuple[int, int]:
+    """Links go last among what they carry, a bridge's ports before the bridge."""
+    bridge_last = isinstance(resource, Link) and resource.kind == "bridge"
+    return (-_RANK[type(resource)], int(bridge_last))
+
+
+def _goes_with_its_link(resource: Resource, deletions: set[Key]) -> bool:
+    """Whether deleting the link that it is on removes it; a port goes with its member or with its bridge."""
+    return any(required.kind == "link" and required in deletions for required in resource.requires())
+
+
+def _collateral(desired: State, observed: State, deletions: set[Key], model: KernelModel) -> Iterable[Resource]:
+    """What nobody wanted to lose: foreign addresses, routes and ports that went with something of ours that comes back."""
+    for key, resource in observed.items():
+        if key in model.state or key in deletions or key in desired or isinstance(resource, Link | Sysctl):
+            continue
+        if all(required in model.state or required in desired for required in resource.requires()):
+            yield resource
+
+
+def _by_namespace(operations: list[Operation]) -> list[Operation]:
+    """The host first, then container by container, each in the order it had: one visit for each."""
+    groups: dict[str, list[Operation]] = {HOST: []}
+    for operation in operations:
+        groups.setdefault(operation.target.netns, []).append(operation)
+    return [operation for group in groups.values() for operation in group]

@@ -1,0 +1,465 @@
+"""Observe → desire → plan → apply → verify: the only way by which anything is changed.
+
+Invariant: one change at a time for each host namespace (the journal's lock); what is about to be touched is journalled
+before it is; a failure is taken back; a plan that has been carried out is followed by one that finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from ductwork import desire, netns
+from ductwork.drivers.bridged import container_sysctls
+from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
+from ductwork.goals import Goal, Observation, Restore
+from ductwork.journal import Change, Former, Journal
+from ductwork.ownership import ContainerReading, settle
+from ductwork.planner import Plan, plan
+from ductwork.resources import (
+    HOST,
+    Address,
+    Backend,
+    Create,
+    Key,
+    Operation,
+    Outcome,
+    Resource,
+    Sysctl,
+    Update,
+)
+from ductwork.runtimes import Sandbox
+from ductwork.services.nat import sysctl_paths
+
+_ROUNDS = 3
+"""One suffices (design, section 3); the second verifies. A third means that something else changes the same things."""
+
+
+class LinkBackend(Backend, Protocol):
+    def announce(self, netns: str, addresses: Sequence[Address]) -> None: ...
+
+
+class SysctlReader(Backend, Protocol):
+    def read_paths(self, paths: Iterable[str]) -> dict[str, str]: ...
+
+
+class Resolve(Protocol):
+    notes: list[str]
+
+    def resolve(self, references: Iterable[str]) -> dict[str, Sandbox | None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What the engine acts through. `filters`: back ends that the host alone has. `iptables`: the families that there is an
+    iptables program for."""
+
+    links: LinkBackend
+    sysctls: SysctlReader
+    filters: Sequence[Backend]
+    iptables: frozenset[str]
+    visitor: netns.Visitor
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be done. `rewritten`: path → former value of the sysctls that go back to it."""
+
+    plan: Plan
+    observation: Observation
+    desired: Mapping[Key, Resource]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done, and the `observation` afterwards. `rounds`: how many plans had something to do; more than one is a
+    defect."""
+
+    observation: Observation
+    operations: tuple[Operation, ...]
+    rounds: int
+    waiting: Mapping[str, str]
+    kept: tuple[Resource, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def joined(self, other: Report) -> Report:
+        """This and then the other, as one."""
+        return Report(
+            other.observation,
+            self.operations + other.operations,
+            max(self.rounds, other.rounds),
+            {**self.waiting, **other.waiting},
+            self.kept + other.kept,
+            self.notes + other.notes,
+        )
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """A change under way."""
+
+    before: dict[Key, Resource | None] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
+    rounds: int = 0
+    change: Change | None = None
+
+
+class Reconciler:
+    """`open_container` of the link back end must be this reconciler's `open_netns`."""
+
+    def __init__(self, system: Callable[[Callable[[str], int]], System], resolver: Resolve, journal: Journal) -> None:
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._system = system(self.open_netns)
+        self._resolver = resolver
+        self._journal = journal
+        self._cookie = netns.cookie()
+        self._backends = {
+            kind: backend
+            for backend in (self._system.links, self._system.sysctls, *self._system.filters)
+            for kind in backend.kinds
+        }
+
+    def open_netns(self, container: str) -> int:
+        """A new descriptor of a container's namespace, as found by the last look."""
+        if container not in self._sandboxes:
+            raise ContainerError(f"{container} is not running")
+        return self._sandboxes[container].open()
+
+    def place(self, container: str) -> str:
+        """What `ip … netns` takes for a container; its name where it is not running."""
+        sandbox = self._sandboxes.get(container)
+        return sandbox.place if sandbox else container.rpartition(":")[2]
+
+    # commands
+
+    def observe(self, goal: Goal) -> Observation:
+        return self._read(goal)
+
+    def preview(self, goal: Goal) -> Preview:
+        """What carrying out the goal would do. Errors: `ConflictError`."""
+        observation = self._read(goal)
+        desired, _ = self._desire(goal, observation)
+        found = self._plan(goal, observation, desired)
+        _refuse_conflicts(found)
+        return Preview(found, observation, desired, tuple(self._resolver.notes))
+
+    def carry_out(self, goal: Goal, prepare: Callable[[], None] = lambda: None) -> Report:
+        """Make it so, and look whether it is. `prepare` is called when nothing is in the way, before anything is touched.
+
+        Errors: `ConflictError` (nothing touched), `ApplyError` (taken back), `RollbackError` (not wholly).
+        """
+        with self._journal.lock():
+            return self._transact(goal, prepare)
+
+    def undo(self) -> Report:
+        """Take the last change back. Errors: as `carry_out`; `NothingToUndoError`."""
+        with self._journal.lock():
+            last = self._journal.last_change()
+            if last is None:
+                raise NothingToUndoError(
+                    "there is no change to undo here",
+                    "a change can be undone once, on the host and in the namespace where it was made, until the next boot",
+                )
+            report = self._transact(Restore(f"undo {last.title}", last.before), lambda: None)
+            self._journal.forget_change()
+            return report
+
+    def forget(self) -> None:
+        """After everything of ours is gone: nothing is left to undo or to put back."""
+        with self._journal.lock():
+            self._journal.remove_if_empty()
+
+    # carrying out
+
+    def _transact(self, goal: Goal, prepare: Callable[[], None]) -> Report:
+        transaction = _Transaction()
+        while True:
+            observation = self._read(goal)
+            desired, needed = self._desire(goal, observation)
+            found = self._plan(goal, observation, desired)
+            if found.conflicts and transaction.change is None:
+                _refuse_conflicts(found)
+            if transaction.rounds == 0:
+                prepare()
+            if not found.operations and not found.conflicts:
+                break
+            if found.conflicts or transaction.rounds == _ROUNDS:
+                self._take_back(transaction, _unsettled(found))
+            transaction.rounds += 1
+            transaction.before = {**found.before(observation.state), **transaction.before}
+            transaction.change = self._journal.begin(goal.title, transaction.before)
+            self._keep_formers(goal, found, needed)
+            outcomes = self._execute(found, observation)
+            transaction.operations += found.operations
+            errors = self._errors(outcomes, observation)
+            if errors:
+                self._take_back(transaction, errors)
+        self._settle_formers(goal, desired)
+        if transaction.change:
+            self._journal.complete(transaction.change)
+        return Report(
+            observation,
+            tuple(transaction.operations),
+            transaction.rounds,
+            observation.waiting,
+            found.kept,
+            tuple(self._resolver.notes),
+        )
+
+    def _take_back(self, transaction: _Transaction, errors: list[str]) -> None:
+        """Undo what was begun, and say why."""
+        reason = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
+        goal = Restore("take back", transaction.before)
+        left: list[str] = []
+        for _ in range(_ROUNDS):
+            observation = self._read(goal)
+            desired, _ = self._desire(goal, observation)
+            found = self._plan(goal, observation, desired)
+            left = [str(conflict.wanted.key) for conflict in found.conflicts]
+            if not found.operations:
+                break
+            left += self._errors(self._execute(found, observation), observation)
+        if left:
+            raise RollbackError(
+                f"{reason}. Taking it back did not succeed either: {'; '.join(left)}",
+                "see what is in the way, then run `ductwork undo`, or apply again",
+            )
+        self._journal.forget_change()
+        raise ApplyError(f"{reason}. What was begun was taken back", "mend the cause, then apply again")
+
+    def _execute(self, found: Plan, observation: Observation) -> list[Outcome]:
+        groups = {name: list(its) for name, its in itertools.groupby(found.operations, key=lambda o: o.target.netns)}
+        outcomes = self._execute_here(HOST, groups.pop(HOST, []))
+        if self._errors(outcomes, observation):
+            return outcomes
+        announcements: dict[str, list[Address]] = {}
+        for address in found.announcements:
+            announcements.setdefault(address.netns, []).append(address)
+        visits = [
+            (
+                partial(self.open_netns, name),
+                partial(self._execute_inside, name, its, announcements.get(name, []), observation),
+            )
+            for name, its in groups.items()
+        ]
+        for (name, its), result in zip(groups.items(), self._system.visitor.visit(visits) if visits else [], strict=True):
+            if isinstance(result, Exception):
+                outcomes += [Outcome(operation, f"{name}: {result}") for operation in its]
+            else:
+                outcomes += result
+        return outcomes
+
+    def _execute_here(self, name: str, operations: Sequence[Operation]) -> list[Outcome]:
+        """In the namespace of the calling thread: runs of operations of one back end, each run in one call."""
+        outcomes: list[Outcome] = []
+        for backend, run in itertools.groupby(operations, key=lambda o: self._backends[type(o.target)]):
+            outcomes += backend.apply(name, list(run))
+        return outcomes
+
+    def _execute_inside(
+        self, name: str, operations: Sequence[Operation], announced: Sequence[Address], observation: Observation
+    ) -> list[Outcome]:
+        if netns.cookie() != observation.facts.containers[name].cookie:
+            raise ContainerError("it was started anew in between")
+        outcomes = self._execute_here(name, operations)
+        if announced:
+            self._system.links.announce(name, announced)
+        return outcomes
+
+    def _errors(self, outcomes: Sequence[Outcome], observation: Observation) -> list[str]:
+        """What went wrong, less what a container that has died or restarted meanwhile explains: the next look sees it."""
+        failed = [outcome for outcome in outcomes if outcome.error]
+        if not failed:
+            return []
+        gone = self._gone({_container_of(outcome.operation.target) for outcome in failed} - {HOST}, observation)
+        return [
+            f"{outcome.operation.target.key}: {outcome.error}"
+            for outcome in failed
+            if _container_of(outcome.operation.target) not in gone
+        ]
+
+    def _gone(self, names: set[str], observation: Observation) -> set[str]:
+        sandboxes = self._resolver.resolve(names) if names else {}
+        running = {name: sandbox for name, sandbox in sandboxes.items() if sandbox}
+        cookies = self._system.visitor.visit([(sandbox.open, netns.cookie) for sandbox in running.values()])
+        same = {
+            name
+            for name, cookie in zip(running, cookies, strict=True)
+            if name in observation.facts.containers and cookie == observation.facts.containers[name].cookie
+        }
+        return names - same
+
+    # reading
+
+    def _read(self, goal: Goal) -> Observation:
+        links = self._system.links
+        host = links.read(HOST, goal.links)
+        if goal.links is None:
+            for backend in self._system.filters:
+                host += backend.read(HOST, None)
+        references = goal.containers(host)
+        readings, waiting = self._read_containers(references)
+        state = settle(host, readings)
+        cookies = {name: reading.cookie for name, reading in readings.items()}
+        facts = desire.facts(state, cookies, {}, self._system.iptables)
+        if goal.links is None:
+            known = self._system.sysctls.read_paths(sysctl_paths(facts))
+            facts = desire.facts(state, cookies, self._as_without_us(known), self._system.iptables)
+            _add_sysctls(state, known)
+        return Observation(state, facts, waiting)
+
+    def _read_containers(self, references: Sequence[str]) -> tuple[dict[str, ContainerReading], dict[str, str]]:
+        sandboxes = self._resolver.resolve(references) if references else {}
+        waiting = {name: "not running" for name, sandbox in sandboxes.items() if sandbox is None}
+        running = {name: sandbox for name, sandbox in sandboxes.items() if sandbox}
+        _refuse_host_mode(running)
+        self._sandboxes = running
+        visits = [(sandbox.open, partial(self._read_container, name)) for name, sandbox in running.items()]
+        readings: dict[str, ContainerReading] = {}
+        for name, result in zip(running, self._system.visitor.visit(visits) if visits else [], strict=True):
+            if isinstance(result, MissingToolError):
+                raise result
+            if isinstance(result, Exception):
+                waiting[name] = str(result)
+            else:
+                readings[name] = result
+        self._refuse_shared(readings)
+        return readings, waiting
+
+    def _read_container(self, name: str) -> ContainerReading:
+        found = self._system.links.read(name, None)
+        interfaces = [resource.key.ident[0] for resource in found if resource.key.kind == "link"]
+        values = self._system.sysctls.read_paths(
+            path for interface in interfaces if interface != "lo" for path in container_sysctls(str(interface))
+        )
+        found += [Sysctl(name, path, value) for path, value in values.items()]
+        return ContainerReading(netns.cookie(), found)
+
+    def _refuse_shared(self, readings: Mapping[str, ContainerReading]) -> None:
+        seen: dict[int, str] = {self._cookie: HOST}
+        for name, reading in readings.items():
+            other = seen.setdefault(reading.cookie, name)
+            if other == HOST:
+                raise ContainerError(f"{name} runs in the host's own network namespace", "start it with a network of its own")
+            if other != name:
+                raise ContainerError(f"{name} and {other} share one network namespace", "attach one of the two")
+
+    def _as_without_us(self, known: Mapping[str, str]) -> dict[str, str]:
+        formers = self._journal.formers()
+        return {
+            path: formers[path].before if path in formers and formers[path].ours == value else value
+            for path, value in known.items()
+        }
+
+    # thinking
+
+    def _desire(self, goal: Goal, observation: Observation) -> tuple[dict[Key, Resource], dict[str, str]]:
+        """(what is desired, and of it the foreign sysctls: path → our value)."""
+        desired = goal.desired(observation)
+        mine = partial(goal.mine, observed=observation.state)
+        desired |= desire.unparked(desired, observation.state, mine)
+        if goal.links is not None:
+            return desired, {}
+        if "net/ipv6/conf/all/forwarding" not in observation.facts.sysctls:
+            desired = desire.without_ipv6(desired)
+        needed = {r.path: r.value for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST and not r.link}
+        desired |= self._put_back(goal, needed)
+        wanted = [r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST]
+        _add_sysctls(observation.state, self._system.sysctls.read_paths(wanted))
+        return desired, needed
+
+    def _put_back(self, goal: Goal, needed: Mapping[str, str]) -> dict[Key, Resource]:
+        """The sysctls that nobody but this goal needed: their former values, while the present ones are ours."""
+        found: dict[Key, Resource] = {}
+        for path, former in self._journal.formers().items():
+            others = former.needed_by - {goal.needs} if goal.needs != "*" else set()
+            if goal.needs and path not in needed and not others:
+                present = self._system.sysctls.read_paths([path]).get(path)
+                if present == former.ours:
+                    resource = Sysctl(HOST, path, former.before)
+                    found[resource.key] = resource
+        return found
+
+    def _plan(self, goal: Goal, observation: Observation, desired: Mapping[Key, Resource]) -> Plan:
+        return plan(desired, observation.state, partial(goal.mine, observed=observation.state))
+
+    # foreign values
+
+    def _keep_formers(self, goal: Goal, found: Plan, needed: Mapping[str, str]) -> None:
+        """Before a foreign sysctl is changed: what it was."""
+        formers = self._journal.formers()
+        for operation in found.operations:
+            if isinstance(operation, Update | Create) and isinstance(operation.after, Sysctl):
+                after = operation.after
+                if after.path in needed and after.path not in formers and isinstance(operation, Update):
+                    assert isinstance(operation.before, Sysctl)
+                    formers[after.path] = Former(operation.before.value, after.value)
+        self._note_needs(goal, formers, needed)
+
+    def _note_needs(self, goal: Goal, formers: dict[str, Former], needed: Iterable[str]) -> None:
+        for path in needed:
+            if path in formers:
+                formers[path].needed_by.add(goal.needs)
+        if formers:
+            self._journal.keep_formers(formers)
+
+    def _settle_formers(self, goal: Goal, desired: Mapping[Key, Resource]) -> None:
+        """After the change: forget what has been put back, or has been changed by somebody else since."""
+        formers = self._journal.formers()
+        if not formers:
+            return
+        present = self._system.sysctls.read_paths(formers)
+        left = {path: former for path, former in formers.items() if present.get(path) == former.ours}
+        if goal.links is None and goal.needs:
+            needed = {r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
+            for path, former in left.items():
+                if path in needed:
+                    former.needed_by.add(goal.needs)
+                else:
+                    former.needed_by.discard(goal.needs)
+        self._journal.keep_formers(left)
+
+
+def _container_of(resource: Resource) -> str:
+    """Whose death explains that a resource could not be made."""
+    return resource.netns or (resource.owner.container if resource.owner else HOST)
+
+
+def _add_sysctls(state: object, values: Mapping[str, str]) -> None:
+    assert isinstance(state, dict)
+    for path, value in values.items():
+        resource = Sysctl(HOST, path, value)
+        state[resource.key] = resource
+
+
+def _refuse_host_mode(running: Mapping[str, Sandbox]) -> None:
+    for name, sandbox in running.items():
+        if sandbox.mode == "host":
+            raise ContainerError(
+                f"{name} runs in the host's own network namespace (mode host)", "start it with another --network"
+            )
+
+
+def _refuse_conflicts(found: Plan) -> None:
+    if not found.conflicts:
+        return
+    lines = [_in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
+    raise ConflictError(
+        "; ".join(lines) + ": nothing was touched", "remove or rename what is in the way, or choose another name in the file"
+    )
+
+
+def _in_the_way(wanted: Resource, found: Resource) -> str:
+    owner = found.owner
+    whose = f"belongs to {owner.origin} {owner.site}, network {owner.network}" if owner and owner.site else "is not ductwork's"
+    return f"{wanted.key} is in the way: it exists and {whose}"
+
+
+def _unsettled(found: Plan) -> list[str]:
+    if found.conflicts:
+        return [_in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
+    return [f"{operation.target.key}: it does not stay as it was made" for operation in found.operations]
