@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from bench import ours, peers, scale
-from bench.hosts import namespaces, run
+from bench.hosts import namespaces, run, seclude
 from bench.measure import Contender, Figure, Table, take_turns
 
 WARM_UP = 2
@@ -32,6 +32,8 @@ def main() -> int:
         print("bench: needs root, for network namespaces; script/bench asks sudo for it", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _interrupt)
+    # What a killed bench would leave goes with the mounts; /run is memory on a real machine, if not in every container.
+    seclude("/run/netns", "/run/ductwork")
     machine = _machine()
     if not options.json:
         print(machine, flush=True)

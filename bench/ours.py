@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,20 +13,13 @@ from pathlib import Path
 
 from bench.hosts import PREFIX, inside
 from bench.peers import GATEWAY, Namespaced
-from ductwork import netns
 from ductwork.app import build_engine
 from ductwork.engine import AttachRequest, Engine
-from ductwork.journal import RUN_DIRECTORY
 from ductwork.site.load import load_site
 
 NETWORK = "bench"
 DUCTWORK = str(Path(sys.executable).with_name("ductwork"))
 ENGINE_TARGET_MS = 2.5
-
-
-def forget_journal() -> None:
-    """What ductwork keeps in /run about the calling thread's namespace, which is about to go."""
-    shutil.rmtree(RUN_DIRECTORY / str(netns.cookie()), ignore_errors=True)
 
 
 class _Ours(Namespaced):
@@ -45,8 +37,6 @@ class _Ours(Namespaced):
         self.site.write_text(json.dumps({"name": "bench", "networks": {NETWORK: network}, "attachments": [waiting]}))
 
     def close(self) -> None:
-        with inside(self.host):
-            forget_journal()
         self._folder.cleanup()
 
 
