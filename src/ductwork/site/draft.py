@@ -1,0 +1,116 @@
+"""The valid pieces of a site file, whatever the rest is like, and what follows from them.
+
+Invariant: a piece is in the draft only if it is right by itself; what is derived (default gateways, interface names, MACs)
+is derived here once, for the checks and the records alike. References may lead to pieces that are written but wrong:
+`host_names` and `network_names` hold those too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ductwork import naming
+from ductwork.resources import IPAddress, IPNetwork
+from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel
+from ductwork.site.values import special_address
+
+
+@dataclass(slots=True)
+class Plug:
+    """An attachment with what its defaults come to. `network` is None where that is unknown or wrong."""
+
+    index: int
+    model: AttachmentModel
+    network: NetworkModel | None = None
+    interface: str = ""
+    mac: str = ""
+
+    @property
+    def path(self) -> tuple[str | int, ...]:
+        return ("attachments", self.index)
+
+
+@dataclass(slots=True)
+class Draft:
+    """`machine`: this machine's name, the seed of MACs where the file has no hosts."""
+
+    machine: str = ""
+    host_names: frozenset[str] = frozenset()
+    network_names: frozenset[str] = frozenset()
+    hosts: dict[str, HostModel] = field(default_factory=dict)
+    networks: dict[str, NetworkModel] = field(default_factory=dict)
+    plugs: list[Plug] = field(default_factory=list)
+    plugs_of: dict[str, list[Plug]] = field(default_factory=dict)
+    """Network → its attachments, in file order."""
+    hosts_of: dict[str, list[str]] = field(default_factory=dict)
+    """Network → the hosts on which it exists; [""] in a file without hosts."""
+
+    def derive(self) -> None:
+        """Fill in what follows from the pieces."""
+        self._name_interfaces()
+        self.plugs_of = {name: [] for name in self.networks}
+        used: dict[str, set[str]] = {name: set(model.hosts) for name, model in self.networks.items()}
+        for plug in self.plugs:
+            model = plug.model
+            plug.network = self.networks.get(model.network)
+            plug.mac = self._mac(plug)
+            if plug.network is not None:
+                self.plugs_of[model.network].append(plug)
+                used[model.network].add(model.host)
+        every = [name for name in self.hosts if name] or ([] if self.host_names else [""])
+        self.hosts_of = {name: [host for host in every if host in used[name]] for name in self.networks}
+
+    def networks_by_host(self) -> Iterator[tuple[str, list[str]]]:
+        """(host, names of the networks that exist there)."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, hosts in self.hosts_of.items():
+            for host in hosts:
+                found[host].append(name)
+        yield from found.items()
+
+    def _name_interfaces(self) -> None:
+        """eth1, eth2, … in file order by host and container, past the names that are written."""
+        taken: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for plug in self.plugs:
+            taken[plug.model.host, plug.model.container].add(plug.model.interface)
+        following: dict[tuple[str, str], int] = defaultdict(int)
+        for plug in self.plugs:
+            where = (plug.model.host, plug.model.container)
+            plug.interface = plug.model.interface
+            while not plug.interface:
+                following[where] += 1
+                name = f"eth{following[where]}"
+                plug.interface = "" if name in taken[where] else name
+
+    def _mac(self, plug: Plug) -> str:
+        model = plug.model
+        if model.mac.startswith("seed:"):
+            return naming.mac_address("seed", model.mac.removeprefix("seed:"))
+        return model.mac or naming.mac_address(model.host or self.machine, model.container, plug.interface)
+
+
+def subnets(network: NetworkModel) -> tuple[IPNetwork, ...]:
+    return network.subnet + network.subnets
+
+
+def subnet_of(network: NetworkModel, address: IPAddress) -> IPNetwork | None:
+    return next((subnet for subnet in subnets(network) if address in subnet), None)
+
+
+def gateways(network: NetworkModel) -> tuple[IPAddress, ...]:
+    """As written, or the first address of each subnet: with `bridge` and `vxlan` the host always holds the gateway."""
+    written = network.gateway + network.gateways
+    if network.internal or written:
+        return () if network.internal else written
+    return tuple(first_address(subnet) for subnet in subnets(network))
+
+
+def first_address(subnet: IPNetwork) -> IPAddress:
+    """The first that a machine can have."""
+    return subnet[1] if special_address(subnet, subnet[0]) else subnet[0]
+
+
+def bridge_name(name: str, network: NetworkModel) -> str:
+    return getattr(network, "bridge", None) or naming.bridge_ifname(name)

@@ -1,0 +1,132 @@
+"""Every file of `broken_sites/` is refused for the reasons, and at the places, that its first lines tell."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ductwork.errors import SiteError
+from ductwork.naming import host_ifname
+from ductwork.site.checks import CHECKS
+from ductwork.site.load import load_site, load_text
+
+FILES = sorted((Path(__file__).parent / "broken_sites").glob("*.yaml"))
+
+EXPECTED = re.compile(r"# expect: (\d+):(\d+) (.*)")
+
+
+def test_there_are_many() -> None:
+    assert len(FILES) > 150
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_broken_site(file: Path) -> None:
+    with pytest.raises(SiteError) as caught:
+        load_site(file, "machine")
+    expected = [EXPECTED.match(line) for line in file.read_bytes().decode(errors="replace").splitlines()]
+    wanted = [(int(m[1]), int(m[2]), m[3].strip()) for m in expected if m]
+    found = [(p.line, p.column, p.message) for p in caught.value.problems]
+    assert len(found) == len(wanted), found
+    for (line, column, fragment), (*place, message) in zip(sorted(wanted), found, strict=True):
+        assert place == [line, column] and fragment in message, found
+    assert all(p.hint for p in caught.value.problems)
+    assert caught.value.exit_code == 2
+
+
+def problems_of(text: str) -> list[str]:
+    with pytest.raises(SiteError) as caught:
+        load_text(text)
+    return [f"{p.message} | {p.hint}" for p in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("networks: {a: {driver: brigde}}", "did you mean `bridge`? drivers: bridge, vxlan"),
+        ("networks: {a: {driver: bridge, subent: x}}", "did you mean `subnet`?"),
+        ("networks: {a: {driver: bridge, subnet: 10.1.1.9/24}}", "did you mean `10.1.1.0/24`?"),
+        ("hosts: {alpha: {adress: 10.1.1.1}}", "did you mean `address`?"),
+        ("hosts: {alpha: }\nattachments: [{container: a, host: alfa, network: a}]", "did you mean `alpha`?"),
+        ("networks: {pods: {driver: bridge}}\nattachments: [{container: a, network: pod}]", "did you mean `pods`?"),
+        ("atachments: []", "did you mean `attachments`?"),
+        ("attachments: [{container: dokcer:a, network: a}]", "did you mean `docker`?"),
+    ],
+)
+def test_what_was_meant(text: str, advice: str) -> None:
+    assert any(advice in problem for problem in problems_of(text))
+
+
+@pytest.mark.parametrize(("driver", "most"), [("bridge", 1023), ("vxlan", 1022)])
+def test_a_bridge_has_1023_ports(driver: str, most: int) -> None:
+    head = "hosts: {alpha: {address: 10.99.0.1}}\nnetworks: {a: {driver: %s%s}}\nattachments:\n"
+    head %= (driver, ", vni: 4" if driver == "vxlan" else "")
+    lines = [f"  - {{container: c{number}, host: alpha, network: a}}\n" for number in range(most + 1)]
+    load_text(head + "".join(lines[:-1]))
+    with pytest.raises(SiteError) as caught:
+        load_text(head + "".join(lines))
+    (problem,) = caught.value.problems
+    assert "more than 1,023 ports on host `alpha`" in problem.message
+    assert (problem.line, problem.column) == (most + 4, 5)
+
+
+def test_made_names_that_collide(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host_ifname("a", "eth1") != host_ifname("b", "eth1")
+    monkeypatch.setattr("ductwork.naming.host_ifname", lambda *_: "dwsame")
+    text = "networks: {n: {driver: bridge}}\nattachments: [{container: a, network: n}, {container: b, network: n}]"
+    (problem,) = problems_of(text)
+    assert "the interface `dwsame` would be made for `eth1` of container `b`" in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # the same subnet, VNI, interface name and made names on different hosts
+        """
+hosts: {alpha: {address: 10.99.0.1}, beta: {address: 10.99.0.2}}
+networks:
+  a: {driver: vxlan, vni: 4, subnet: 10.1.1.0/24, hosts: alpha}
+  b: {driver: vxlan, vni: 4, subnet: 10.1.1.0/24, hosts: beta}
+attachments:
+  - {container: web, host: alpha, network: a, address: 10.1.1.2, mac: "02:00:00:00:00:01"}
+  - {container: web, host: beta, network: b, address: 10.1.1.2, mac: "02:00:00:00:00:01"}
+""",
+        # one range per host
+        """
+hosts: {alpha: {address: 10.99.0.1}, beta: {address: 10.99.0.2}}
+networks:
+  a: {driver: vxlan, vni: 4, subnet: 10.1.1.0/24, allocate: {alpha: 10.1.1.0/25, beta: 10.1.1.128/25}}
+attachments:
+  - {container: web, host: alpha, network: a}
+  - {container: web, host: beta, network: a}
+""",
+        # two tunnels of one VNI at different ports; two networks of layer 2 alone on several hosts
+        """
+hosts: {alpha: {address: 10.99.0.1}, beta: {address: 10.99.0.2}}
+networks:
+  a: {driver: vxlan, vni: 4, port: 4789}
+  b: {driver: vxlan, vni: 4, port: 4790}
+attachments:
+  - {container: web, host: alpha, network: a}
+  - {container: web, host: alpha, network: b, interface: eth0}
+  - {container: web, host: beta, network: b}
+""",
+        # a /31 and a /127 have neither network nor broadcast address
+        """
+networks: {a: {driver: bridge, subnets: [10.1.1.0/31, "fd00::/127"]}}
+attachments: [{container: web, network: a, address: [10.1.1.1, "fd00::1"]}]
+""",
+        # as many addresses as are wanted: 8, less network, broadcast, gateway
+        "networks: {a: {driver: bridge, subnet: 10.1.1.0/29}}\nattachments:\n"
+        + "".join(f"- {{container: c{number}, network: a}}\n" for number in range(5)),
+        # lists left empty, and what is not in this version said not to be wanted
+        "routers: []\nports: []\nattachments:\nhosts:\nnetworks: {a: {driver: bridge, isolated: false}}",
+    ],
+)
+def test_what_is_right_is_taken(text: str) -> None:
+    load_text(text)
+
+
+def test_every_check_says_what_it_is() -> None:
+    assert len({check.__name__ for check in CHECKS}) == len(CHECKS)
