@@ -105,6 +105,16 @@ class Engine:
         """All that there is on the host and in the containers that we have something in."""
         return self._reconciler.observe(DestroySite(None))
 
+    def host_addresses(self) -> frozenset[IPAddress]:
+        """The addresses that this host holds."""
+        nothing = Detach(Owner("", "", ""), None)
+        state = self._reconciler.observe(nothing).state
+        return frozenset(r.address for r in state.values() if isinstance(r, Address) and r.netns == HOST)
+
+    def modes(self) -> dict[str, tuple[str, str]]:
+        """Container → (runtime, mode), of the last look."""
+        return self._reconciler.modes()
+
     def addresses(self, site: Site, host: str) -> Mapping[tuple[str, str], tuple[IPInterface, ...]]:
         """Attachment → its addresses on a host, written or as they would be allocated now."""
         return self._site_goal(site, host)[0].addresses

@@ -170,7 +170,7 @@ class Detach:
         return f"detach {self.owner.container} {self.owner.network}"
 
     def containers(self, host: Iterable[Resource]) -> list[str]:
-        return [self.owner.container]
+        return [self.owner.container] if self.owner.container else []
 
     def desired(self, observation: Observation) -> dict[Key, Resource]:
         return {}

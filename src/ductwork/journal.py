@@ -20,7 +20,8 @@ from ductwork import serial
 from ductwork.errors import BusyError
 from ductwork.resources import Key, Resource
 
-RUN_DIRECTORY = Path("/run/ductwork")
+RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
+"""Per host namespace; the environment variable is for tests and labs."""
 _LOCK_SECONDS = 60.0
 
 

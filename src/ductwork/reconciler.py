@@ -134,6 +134,10 @@ class Reconciler:
         sandbox = self._sandboxes.get(container)
         return sandbox.place if sandbox else container.rpartition(":")[2]
 
+    def modes(self) -> dict[str, tuple[str, str]]:
+        """Container → (runtime, mode), of the last look."""
+        return {name: (sandbox.runtime, sandbox.mode) for name, sandbox in self._sandboxes.items()}
+
     # commands
 
     def observe(self, goal: Goal) -> Observation:

@@ -1,0 +1,44 @@
+"""`ps`: what is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ductwork.cli.common import JSON, open_engine, state_options
+
+
+@click.command()
+@click.argument("container", required=False)
+@JSON
+@state_options
+def ps(container: str | None, as_json: bool, state: Path, store: str, quiet: bool, verbose: bool) -> None:
+    """List the interfaces that ductwork has given to containers on this host, or to CONTAINER."""
+    from ductwork.inspect.ps import rows
+
+    with open_engine(state, store) as engine:
+        observation = engine.observe()
+        found = list(rows(observation, engine.modes()))
+    if container:
+        found = [row for row in found if container in (row.container, row.container.partition(":")[2])]
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in found], indent=2))
+        return
+    if not found:
+        if not quiet:
+            click.echo("nothing of ductwork's is in a container here", err=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "MAC", "HOST SIDE", "BRIDGE"):
+        table.add_column(heading, overflow="fold")
+    for row in found:
+        addresses = "\n".join(row.addresses)
+        table.add_row(row.container, row.interface, row.network, addresses, row.mac, row.host_interface, row.bridge)
+    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=False).print(table)

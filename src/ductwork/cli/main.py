@@ -1,0 +1,103 @@
+"""The `ductwork` command: which commands there are, and how every error reaches a person.
+
+Invariant: results on stdout, all else on stderr; no traceback without --verbose. A command's module is imported when the
+command is used, so that `ductwork version` costs no more than Python's own start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from ductwork.errors import DuctworkError, SiteError
+
+_COMMANDS = {
+    "plan": "ductwork.cli.site:plan",
+    "apply": "ductwork.cli.site:apply",
+    "undo": "ductwork.cli.site:undo",
+    "destroy": "ductwork.cli.site:destroy",
+    "attach": "ductwork.cli.attach:attach",
+    "detach": "ductwork.cli.attach:detach",
+    "ps": "ductwork.cli.look:ps",
+    "lab": "ductwork.cli.lab:lab",
+    "schema": "ductwork.cli.about:schema",
+    "version": "ductwork.cli.about:version",
+}
+_NOT_YET = frozenset({"confirm", "bridges", "fdb", "ports", "trace", "doctor", "agent", "pipework"})
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _NOT_YET:
+            ctx.fail(f"`{cmd_name}` is not in this version of ductwork yet; `ductwork --help` lists what is")
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def root() -> None:
+    """Declarative networking for containers across hosts.
+
+    One file says which container is plugged into which network; ductwork makes it so, shows what it will do before, and
+    takes it back.
+
+    \b
+      ductwork plan site.yaml       what would change on this host
+      ductwork apply site.yaml      make it so; a second time changes nothing
+      ductwork lab test site.yaml   rehearse it here, and see who reaches whom
+      ductwork destroy site.yaml    remove it all
+    """
+
+
+def main() -> NoReturn:
+    try:
+        code = root.main(prog_name="ductwork", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except DuctworkError as error:
+        if "--verbose" in sys.argv:
+            import traceback
+
+            traceback.print_exc()
+        _show(error)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if "--verbose" in sys.argv:
+            raise
+        click.echo(f"ductwork: internal error: {type(error).__name__}: {error}", err=True)
+        click.echo("  this is a defect of ductwork; run it again with --verbose and report what it prints", err=True)
+        sys.exit(1)
+
+
+def _show(error: DuctworkError) -> None:
+    if isinstance(error, SiteError):
+        for problem in error.problems:
+            where = f"{error.file}:{problem.line}:{problem.column}" if problem.line else error.file
+            click.echo(f"{where}: {problem.message}", err=True)
+            if problem.hint:
+                click.echo(f"    {problem.hint}", err=True)
+    click.echo(f"ductwork: {click.style('error', fg='red', bold=True)}: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
