@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Interface, ip_address, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,6 +23,7 @@ from ductwork.drivers import bridge, vxlan
 from ductwork.errors import SiteError
 from ductwork.site.load import load_site, load_text
 from ductwork.site.model import AddressRange, Attachment, Host, Nat, Network, Site, StaticRoute
+from ductwork.site.schema import json_schema
 
 CONTRACT = """
 name: office
@@ -236,6 +240,42 @@ def test_the_pure_python_parser_will_do() -> None:
     assert run.stdout.strip() == str(load_text(CONTRACT))
 
 
+def test_thousands_of_unknown_names_take_no_longer() -> None:
+    nets = "".join(f"  n{n}: {{driver: bridge, subent: x}}\n" for n in range(2000))
+    plugs = "".join(f"  - {{container: c{n}, network: m{n}}}\n" for n in range(500))
+    started = time.process_time()
+    with pytest.raises(SiteError) as caught:
+        load_text(f"networks:\n{nets}attachments:\n{plugs}")
+    assert len(caught.value.problems) == 2500
+    assert time.process_time() - started < 4
+
+
+def objects(schema: object) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield schema
+        for value in schema.values():
+            yield from objects(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from objects(value)
+
+
+def test_the_schema_for_editors() -> None:
+    schema = json_schema()
+    json.dumps(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    for found in objects(schema):
+        assert found["additionalProperties"] is not True
+        for key, value in found.get("properties", {}).items():
+            assert value.get("description"), key
+    drivers = schema["properties"]["networks"]["patternProperties"]
+    (choice,) = drivers.values()
+    assert set(choice["discriminator"]["mapping"]) == {"bridge", "vxlan"}
+    assert schema["$defs"]["VxlanNetwork"]["properties"]["vni"]["maximum"] == 2**24 - 1
+    assert schema["$defs"]["VxlanNetwork"]["required"] == ["driver", "vni"]
+
+
 def thousand(count: int = 1000, networks: int = 1) -> str:
     lines = ["hosts: {alpha: {address: 10.99.0.1/24}, beta: {address: 10.99.0.2/24}}\nnetworks:\n"]
     lines += [f"  n{n}: {{driver: vxlan, subnet: 10.{n + 1}.0.0/16, vni: {n + 1}}}\n" for n in range(networks)]
@@ -284,7 +324,7 @@ def never_anything_else(text: str) -> None:
         assert all(p.line > 0 and p.column > 0 and p.message and p.hint for p in error.problems), error.problems
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_changed_characters(data: st.DataObject) -> None:
     text = CONTRACT
@@ -296,7 +336,7 @@ def test_changed_characters(data: st.DataObject) -> None:
     never_anything_else(text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_other_values_at_random_places(data: st.DataObject) -> None:
     site = yaml.safe_load(CONTRACT)

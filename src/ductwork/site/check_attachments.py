@@ -33,10 +33,10 @@ def known_host(draft: Draft) -> Iterator[Problem]:
 
 
 def known_network(draft: Draft) -> Iterator[Problem]:
+    known = sorted(draft.network_names)
     for plug in draft.plugs:
         name = plug.model.network
         if name not in draft.network_names:
-            known = sorted(draft.network_names)
             hint = (
                 f"{closest(name, known)}networks: {listing(known)}"
                 if known

@@ -84,13 +84,15 @@ class Document:
     root: Node | None
     data: object = None
     problems: list[Problem] = field(default_factory=list)
+    _children: dict[int, dict[str, tuple[Node, Node]]] = field(default_factory=dict)
+    """Of each mapping on the way to a problem: key → its node and its value's."""
 
     def locate(self, path: tuple[str | int, ...], on_key: bool = False) -> tuple[int, int]:
         """Line and column, from 1, of the value at `path`, or of its key. A path that leads further than the file goes
         (a key that is missing, the item of a list written as one value) ends at the last value there is."""
         node, mark = self.root, None
         for part in path:
-            found = _child(node, part)
+            found = self._child(node, part)
             if found is None and part == "":  # one value for all hosts
                 continue
             if found is None:
@@ -103,6 +105,16 @@ class Document:
         if not on_key or mark is None:
             mark = node.start_mark
         return mark.line + 1, mark.column + 1
+
+    def _child(self, node: Node | None, part: str | int) -> tuple[Node | None, Node] | None:
+        if isinstance(node, SequenceNode):
+            return (None, node.value[part]) if isinstance(part, int) and part < len(node.value) else None
+        if not isinstance(node, MappingNode) or isinstance(part, int):
+            return None
+        if id(node) not in self._children:  # of a key that is there twice, the first counts
+            pairs = ((key.value, (key, value)) for key, value in reversed(node.value) if isinstance(key, ScalarNode))
+            self._children[id(node)] = dict(pairs)
+        return self._children[id(node)].get(part)
 
 
 def parse(text: str) -> Document:
@@ -136,14 +148,6 @@ def _unprintable(text: str) -> Problem:
 def _at_offset(text: str, offset: int, message: str) -> Problem:
     line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
     return Problem((), message, "delete it, or save the file as UTF-8 text", line=line, column=column)
-
-
-def _child(node: Node | None, part: str | int) -> tuple[Node | None, Node] | None:
-    if isinstance(node, MappingNode):
-        return next(((key, value) for key, value in node.value if key.value == part), None)
-    if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return None, node.value[part]
-    return None
 
 
 class _Reader:

@@ -283,12 +283,13 @@ def json_schema() -> dict[str, Any]:
 
 
 def _tidied(schema: Any) -> Any:
-    """Without pydantic's titles of keys, and without defaults that only mean "left out"."""
+    """Without pydantic's titles of keys and defaults that only mean "left out"; names that do not fit are refused."""
     if isinstance(schema, list):
         return [_tidied(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {key: _tidied(value) for key, value in schema.items() if not _is_noise(key, value)}
+    tidied = {key: _tidied(value) for key, value in schema.items() if not _is_noise(key, value)}
+    return {**tidied, "additionalProperties": False} if "patternProperties" in tidied else tidied
 
 
 def _is_noise(key: str, value: object) -> bool:
