@@ -51,7 +51,7 @@ def build_engine(
     def system(open_netns: Callable[[str], int]) -> System:
         netlinks.append(NetlinkBackend(open_netns, gate))
         families = frozenset(f for f, program in (("ip", "iptables"), ("ip6", "ip6tables")) if shutil.which(program))
-        return System(netlinks[0], SysctlBackend(gate), _filters(gate), families, visitor)
+        return System(netlinks[0], SysctlBackend(gate), _filters(gate), families, visitor, netns.cookie)
 
     reconciler = Reconciler(system, Resolver(runtimes or default_runtimes()), Journal(netns.cookie(), run_directory))
 

@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from ductwork import desire, netns
+from ductwork import desire
 from ductwork.drivers.bridged import container_sysctls
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
 from ductwork.goals import Goal, Observation, Restore
@@ -34,6 +34,8 @@ from ductwork.resources import (
 from ductwork.runtimes import Sandbox
 from ductwork.services.nat import sysctl_paths
 
+T = TypeVar("T")
+
 _ROUNDS = 3
 """One suffices (design, section 3); the second verifies. A third means that something else changes the same things."""
 
@@ -52,16 +54,23 @@ class Resolve(Protocol):
     def resolve(self, references: Iterable[str]) -> dict[str, Sandbox | None]: ...
 
 
+class Visit(Protocol):
+    """What `netns.Visitor` does."""
+
+    def visit(self, places: Iterable[tuple[Callable[[], int], Callable[[], T]]]) -> list[T | Exception]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """What the engine acts through. `filters`: back ends that the host alone has. `iptables`: the families that there is an
-    iptables program for."""
+    iptables program for. `cookie`: that of the namespace in which it is called, by a visit or by us."""
 
     links: LinkBackend
     sysctls: SysctlReader
     filters: Sequence[Backend]
     iptables: frozenset[str]
-    visitor: netns.Visitor
+    visitor: Visit
+    cookie: Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,7 @@ class Reconciler:
         self._system = system(self.open_netns)
         self._resolver = resolver
         self._journal = journal
-        self._cookie = netns.cookie()
+        self._cookie = self._system.cookie()
         self._backends = {
             kind: backend
             for backend in (self._system.links, self._system.sysctls, *self._system.filters)
@@ -267,7 +276,7 @@ class Reconciler:
     def _execute_inside(
         self, name: str, operations: Sequence[Operation], announced: Sequence[Address], observation: Observation
     ) -> list[Outcome]:
-        if netns.cookie() != observation.facts.containers[name].cookie:
+        if self._system.cookie() != observation.facts.containers[name].cookie:
             raise ContainerError("it was started anew in between")
         outcomes = self._execute_here(name, operations)
         if announced:
@@ -289,7 +298,7 @@ class Reconciler:
     def _gone(self, names: set[str], observation: Observation) -> set[str]:
         sandboxes = self._resolver.resolve(names) if names else {}
         running = {name: sandbox for name, sandbox in sandboxes.items() if sandbox}
-        cookies = self._system.visitor.visit([(sandbox.open, netns.cookie) for sandbox in running.values()])
+        cookies = self._system.visitor.visit([(sandbox.open, self._system.cookie) for sandbox in running.values()])
         same = {
             name
             for name, cookie in zip(running, cookies, strict=True)
@@ -341,7 +350,7 @@ class Reconciler:
             path for interface in interfaces if interface != "lo" for path in container_sysctls(str(interface))
         )
         found += [Sysctl(name, path, value) for path, value in values.items()]
-        return ContainerReading(netns.cookie(), found)
+        return ContainerReading(self._system.cookie(), found)
 
     def _refuse_shared(self, readings: Mapping[str, ContainerReading]) -> None:
         seen: dict[int, str] = {self._cookie: HOST}
