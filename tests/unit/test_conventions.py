@@ -49,7 +49,7 @@ def test_modules_say_what_they_are(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sources("src", "bench", "tests"), ids=name)
 def test_there_is_no_drawer_for_odds_and_ends(path: Path) -> None:
-    assert path.stem not in ("utils", "util", "helpers", "misc", "common")
+    assert path.stem not in ("utils", "util", "helpers", "misc")
 
 
 @pytest.mark.parametrize("path", sources("src", "bench", "tests"), ids=name)
