@@ -158,14 +158,16 @@ def _order(desired: State, observed: State, deletions: set[Key], updates: dict[K
         if key in model.state and not _goes_with_its_link(observed[key], deletions):
             operations.append(Delete(observed[key]))
             model.do(operations[-1])
+    changes: list[Operation] = []
     for key, update in sorted(updates.items(), key=lambda item: _RANK[type(item[1].after)]):
         if key in model.state:
-            operations.append(update)
+            changes.append(update)
             model.do(update)
     missing = [want for key, want in desired.items() if model.state.get(key) != want]
     missing += _collateral(desired, observed, deletions, model)
-    missing.sort(key=lambda resource: _RANK[type(resource)])
-    operations += [Create(resource) for resource in missing]
+    # By kind, the new before the changed: a default route that moves to a new link needs that link's address.
+    changes = [*(Create(resource) for resource in missing), *changes]
+    operations += sorted(changes, key=lambda operation: _RANK[type(operation.target)])
     return tuple(_by_namespace(operations))
 
 
