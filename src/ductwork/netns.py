@@ -1,7 +1,7 @@
 """Network namespaces: their identity, and running code inside them.
 
-Invariant: the calling thread never leaves its own namespace; a visitor thread goes in its place and comes home after each
-round. A namespace's inode is reused as soon as it is gone; its cookie never is (SO_NETNS_COOKIE, kernel 5.14).
+Invariant: the calling thread never leaves its own namespace; another thread goes in its place, and ends there. A
+namespace's inode is reused as soon as it is gone; its cookie never is (SO_NETNS_COOKIE, kernel 5.14).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,46 +47,51 @@ def inside(fd: int, work: Callable[[], T]) -> T:
 
     Programs that it starts, sockets that it opens and /proc/sys/net below it are that namespace's.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="netns") as pool:
-        return pool.submit(_entered, fd, work).result()
+
+    def entered() -> T:
+        _enter(fd)
+        return work()
+
+    return _in_thread(entered)
 
 
 class Visitor:
-    """A thread that goes into namespaces one after the other; it starts in the namespace of whoever makes it."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="visitor")
-        self._home = open_own()
+    """Goes into namespaces one after the other, each round in a thread of its own."""
 
     def visit(self, places: Iterable[tuple[Callable[[], int], Callable[[], T]]]) -> list[T | Exception]:
         """For each (open, work): open the namespace, run `work` in it; errors are given in place of results."""
-        return self._pool.submit(self._round, list(places)).result()
+        return _in_thread(lambda: [_visited(open_netns, work) for open_netns, work in places])
 
-    def close(self) -> None:
-        self._pool.shutdown()
-        os.close(self._home)
 
-    def _round(self, places: list[tuple[Callable[[], int], Callable[[], T]]]) -> list[T | Exception]:
-        results: list[T | Exception] = []
+def _visited(open_netns: Callable[[], int], work: Callable[[], T]) -> T | Exception:
+    try:
+        fd = open_netns()
         try:
-            for open_netns, work in places:
-                try:
-                    fd = open_netns()
-                    try:
-                        _enter(fd)
-                    finally:
-                        os.close(fd)
-                    results.append(work())
-                except Exception as error:
-                    results.append(error)
+            _enter(fd)
         finally:
-            _enter(self._home)
-        return results
+            os.close(fd)
+        return work()
+    except Exception as error:
+        return error
 
 
-def _entered(fd: int, work: Callable[[], T]) -> T:
-    _enter(fd)
-    return work()
+def _in_thread(work: Callable[[], T]) -> T:
+    """The thread ends in whatever namespace it is then, and so keeps none alive."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="netns")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _enter(fd: int) -> None:

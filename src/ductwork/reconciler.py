@@ -13,7 +13,6 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ductwork import desire
-from ductwork.drivers.bridged import container_sysctls
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
 from ductwork.goals import Goal, Observation, Restore
 from ductwork.journal import Change, Former, Journal
@@ -345,11 +344,6 @@ class Reconciler:
 
     def _read_container(self, name: str) -> ContainerReading:
         found = self._system.links.read(name, None)
-        interfaces = [resource.key.ident[0] for resource in found if resource.key.kind == "link"]
-        values = self._system.sysctls.read_paths(
-            path for interface in interfaces if interface != "lo" for path in container_sysctls(str(interface))
-        )
-        found += [Sysctl(name, path, value) for path, value in values.items()]
         return ContainerReading(self._system.cookie(), found)
 
     def _refuse_shared(self, readings: Mapping[str, ContainerReading]) -> None:

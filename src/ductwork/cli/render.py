@@ -10,7 +10,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ductwork.planner import changed_fields
-from ductwork.resources import Argv, Create, Delete, Operation, Owner, Resource, Update, key_of
+from ductwork.resources import (
+    FLOOD_MAC,
+    Address,
+    Argv,
+    Create,
+    Delete,
+    FdbEntry,
+    IptablesRule,
+    Link,
+    Neighbour,
+    NftElement,
+    NftTable,
+    Operation,
+    Owner,
+    Port,
+    Resource,
+    Route,
+    Sysctl,
+    Update,
+    VethSpec,
+    VxlanSpec,
+    key_of,
+)
 
 if TYPE_CHECKING:
     from ductwork.reconciler import Preview
@@ -30,19 +52,57 @@ def as_lines(operations: Iterable[Operation]) -> Iterator[str]:
     """One line an operation."""
     for operation in operations:
         sign, colour = _SIGNS[type(operation)]
-        yield click.style(sign, fg=colour, bold=True) + f" {key_of(operation)}{_detail(operation)}"
+        yield f"{click.style(sign, fg=colour, bold=True)} {_line(operation)}"
 
 
-def _detail(operation: Operation) -> str:
-    if isinstance(operation, Delete):
-        return ""
-    if isinstance(operation, Update):
-        before, after = _plain(operation.before), _plain(operation.after)
-        changes = sorted(changed_fields(operation.before, operation.after) - _SILENT)
-        return ": " + ", ".join(f"{name} {before[name]} → {after[name]}" for name in changes) if changes else ""
-    ident = set(map(str, operation.after.key.ident))
-    shown = {n: v for n, v in _plain(operation.after).items() if v not in (None, "", 0, False) and str(v) not in ident}
-    return f" ({', '.join(f'{name} {value}' for name, value in shown.items() if name not in _SILENT)})" if shown else ""
+def _line(operation: Operation) -> str:
+    target = operation.target
+    where = f"{target.netns}: " if target.netns else ""
+    if not isinstance(operation, Update):
+        return where + described(target)
+    before, after = _plain(operation.before), _plain(operation.after)
+    changes = sorted(changed_fields(operation.before, operation.after) - _SILENT)
+    detail = ", ".join(f"{name} {before[name]} -> {after[name]}" for name in changes)
+    return where + described(target) + (f" ({detail})" if detail else "")
+
+
+def described(resource: Resource) -> str:
+    """A resource in a person's words, without its namespace."""
+    match resource:
+        case Link(kind="veth") if resource.netns:
+            return f"link {resource.name}: veth {resource.mac}, mtu {resource.mtu_bytes}"
+        case Link(spec=VethSpec() as spec):
+            return f"link {resource.name}: veth to {spec.peer_ifname} of {spec.peer_netns}, mtu {resource.mtu_bytes}"
+        case Link(spec=VxlanSpec() as spec):
+            through = f" through {spec.underlay}" if spec.underlay else ""
+            return f"link {resource.name}: vxlan {spec.vni} from {spec.local}{through}, mtu {resource.mtu_bytes}"
+        case Link():
+            return f"link {resource.name}: {resource.kind or 'nic'} {resource.mac}, mtu {resource.mtu_bytes}"
+        case Port():
+            return f"port {resource.link} of {resource.bridge}"
+        case Address():
+            return f"address {resource.address}/{resource.prefixlen} on {resource.link}"
+        case Route():
+            to = "default" if resource.is_default else str(resource.to)
+            via = f" via {resource.via}" if resource.via else ""
+            parked = " (parked)" if resource.is_parked else ""
+            return f"route {to}{via} on {resource.link}{parked}"
+        case Neighbour():
+            return f"neighbour {resource.address} is {resource.mac} on {resource.link}"
+        case FdbEntry(mac=mac) if mac == FLOOD_MAC:
+            return f"flooding on {resource.link} to {resource.peer_vtep}"
+        case FdbEntry():
+            return f"mac {resource.mac} on {resource.link} is behind {resource.peer_vtep}"
+        case Sysctl():
+            return f"sysctl {resource.path} = {resource.value}"
+        case NftTable():
+            return f"nft table {resource.family} {resource.name}"
+        case NftElement():
+            value = f" to {resource.value}" if resource.value else ""
+            return f"nft {resource.set_name}: {' on '.join(resource.parts)}{value}"
+        case IptablesRule():
+            return f"{resource.program} rule in DOCKER-USER: accept what ductwork's table has marked"
+    return str(resource.key)
 
 
 def as_commands(operations: Iterable[Operation], place: Callable[[str], str]) -> Iterator[str]:

@@ -84,11 +84,6 @@ def _inside(network: Network, attachment: Attachment, view: View) -> Iterator[Re
     yield from _default_routes(network, attachment, view)
 
 
-def container_sysctls(interface: str) -> tuple[str, ...]:
-    """Every path below /proc/sys that an attachment may want in its container."""
-    return tuple(f"net/ipv6/conf/{interface}/{name}" for name in ("disable_ipv6", "accept_ra", "autoconf"))
-
-
 def _metric(version: int) -> int:
     return DEFAULT_METRIC_V6 if version == 6 else 0
 

@@ -73,7 +73,7 @@ class Backend(Protocol):
     kinds: frozenset[type]
 
     def read(self, netns: str, links: frozenset[str] | None) -> list[Resource]:
-        """What is there, foreign things included (owner None). `links`: only links of these names and their ports; None: all."""
+        """What is there, foreign things included (owner None). `links`: only links of these names, and their ports."""
 
     def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:
         """Do them in order; go on past errors; one outcome per operation, in order. "Not found" on Delete is success."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import ClassVar
 
@@ -46,7 +47,7 @@ class Route:
 
     @property
     def key(self) -> Key:
-        return Key("route", self.netns, (str(self.to), self.metric, self.table, self.tos))
+        return Key("route", self.netns, (_text(self.to), self.metric, self.table, self.tos))
 
     @property
     def is_default(self) -> bool:
@@ -93,3 +94,9 @@ class Route:
         words += ["tos", str(self.tos)] if self.tos else []
         words += ["src", str(self.source)] if self.source else []
         return [*words, "onlink"] if self.via and self.is_parked else words
+
+
+@lru_cache(4096)
+def _text(network: IPNetwork) -> str:
+    """Many containers have the same few routes, and spelling an IPv6 prefix takes longer than all else about them."""
+    return str(network)

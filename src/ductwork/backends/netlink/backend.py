@@ -72,7 +72,8 @@ class NetlinkBackend:
             return self._read(opened, netns, links)
 
     def _read(self, opened: NetlinkSocket, netns: str, wanted: frozenset[str] | None) -> list[Resource]:
-        links = self._read_links(opened, netns, wanted)
+        bodies = self._read_links(opened, wanted)
+        links = [decode.link(netns, body) for body in bodies]
         names = {link.index: link.name for link in links}
         if wanted is None:
             self._indexes[netns] = {link.name: link.index for link in links}
@@ -85,6 +86,13 @@ class NetlinkBackend:
                 found.append(decode.port(link, names.get(link.master_index, f"#{link.master_index}")))
         if wanted is not None:
             return found
+        if netns != HOST:
+            found += [
+                sysctl
+                for body, link in zip(bodies, links, strict=True)
+                if link.name != "lo"
+                for sysctl in decode.sysctls(netns, body)
+            ]
         owners: dict[str, Owner] = {link.name: link.owner for link in links if link.owner}
         found += self._read_addresses(opened, netns, names, owners)
         found += self._read_routes(opened, netns, names, owners)
@@ -93,13 +101,13 @@ class NetlinkBackend:
             found += self._read_fdb(opened, netns, [link for link in links if link.kind == "vxlan" and link.owner])
         return found
 
-    def _read_links(self, opened: NetlinkSocket, netns: str, wanted: frozenset[str] | None) -> list[Link]:
+    @staticmethod
+    def _read_links(opened: NetlinkSocket, wanted: frozenset[str] | None) -> list[bytes]:
         mask = u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
         if wanted is None:
-            answers = opened.dump(encode.RTM_GETLINK, encode.ifinfo() + mask)
-            return [decode.link(netns, answer) for answer in answers]
-        asked = [opened.get(encode.RTM_GETLINK, encode.ifinfo() + mask + text(3, name)) for name in wanted]
-        return [decode.link(netns, answer) for answer in asked if answer is not None]
+            return opened.dump(encode.RTM_GETLINK, encode.ifinfo() + mask)
+        asked = (opened.get(encode.RTM_GETLINK, encode.ifinfo() + mask + text(3, name)) for name in wanted)
+        return [answer for answer in asked if answer is not None]
 
     @staticmethod
     def _read_addresses(opened: NetlinkSocket, netns: str, names: dict[int, str], owners: dict[str, Owner]) -> list[Resource]:

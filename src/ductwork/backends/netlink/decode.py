@@ -22,6 +22,7 @@ from ductwork.resources import (
     Owner,
     Port,
     Route,
+    Sysctl,
     VethSpec,
     VxlanSpec,
 )
@@ -33,15 +34,21 @@ _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
 _NUD_PERMANENT, _NUD_NOARP = 0x80, 0x40
 _NTF_SELF = 0x02
+_DEVCONF = {"accept_ra": 3, "autoconf": 5, "disable_ipv6": 26}
+"""What attachments set, by its place in include/uapi/linux/ipv6.h."""
 _PLAIN_ROUTE = frozenset({1, 4, 5, 6, 7, 12, 15, 20})
 """RTA_DST, OIF, GATEWAY, PRIORITY, PREFSRC, CACHEINFO, TABLE, PREF: what `Route` can carry. CACHEINFO is a report; a
 route that expires says so there, and such a route is its daemon's to renew."""
+
+_LINK_LOCAL_V6 = b"\xfe\x80"
+"""fe80::/64 is on every link, and nobody's."""
 
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _U32 = struct.Struct("=I")
+_S32 = struct.Struct("=i")
 
 
 def ip(payload: bytes) -> IPAddress:
@@ -94,6 +101,20 @@ def group(body: bytes) -> int:
     return _number(attributes(body, 16).get(27))
 
 
+def sysctls(netns: str, body: bytes) -> list[Sysctl]:
+    """The IPv6 parameters of a container's link that RTM_NEWLINK tells along (IFLA_INET6_CONF, an array of DEVCONF_*): reading
+    their files would cost as much as all else (100 µs each for a link not looked at before)."""
+    found = attributes(body, 16)
+    inet6 = attributes(attributes(found.get(26, b"")).get(10, b""))
+    values = inet6.get(2, b"")
+    name = string(found[3])
+    return [
+        Sysctl(netns, f"net/ipv6/conf/{name}/{parameter}", str(_S32.unpack_from(values, 4 * at)[0]))
+        for parameter, at in _DEVCONF.items()
+        if len(values) >= 4 * at + 4
+    ]
+
+
 def _vxlan(data: dict[int, bytes]) -> VxlanSpec:
     local = data.get(4) or data.get(17)
     underlay = _number(data.get(3))
@@ -123,11 +144,13 @@ def address(netns: str, names: dict[int, str], body: bytes) -> tuple[Address, in
 
 
 def route(netns: str, names: dict[int, str], body: bytes) -> Route | None:
-    """RTM_NEWROUTE → Route; None for what is no unicast route through one device of ours to see."""
+    """RTM_NEWROUTE → Route; None for what is no unicast route that can be told apart, or is on every link."""
     family, prefixlen, _, tos, table, protocol, _, kind, flags = _RTMSG.unpack_from(body)
     if kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
         return None
     found = attributes(body, 12)
+    if found.get(1, b"").startswith(_LINK_LOCAL_V6):
+        return None
     name = names.get(_number(found.get(4)))
     plain = _PLAIN_ROUTE.issuperset(found)
     if name is None:
