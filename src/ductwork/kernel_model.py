@@ -5,6 +5,7 @@ Invariant: `KernelModel.do` changes a state as the kernel would; a differential 
 
     link deleted            its peer, ports, addresses, routes, neighbours, entries and own sysctls go
     link taken down         its routes, neighbours and IPv6 addresses go
+    link's MTU below 1280   all that is IPv6 on it goes (addrconf_ifdown), its sysctls too
     link's MAC changed      its neighbours go, permanent ones too (neigh_changeaddr)
     IPv4 address deleted    routes with it as their source go; the secondaries of its subnet go (promote_secondaries 0);
                             with the link's last one, every IPv4 route through the link goes (fib_disable_ip)
@@ -23,12 +24,17 @@ from ductwork.resources import (
     Key,
     Link,
     Neighbour,
+    NftTable,
     Operation,
     Resource,
     Route,
     State,
+    Sysctl,
     Update,
 )
+
+IPV6_MIN_MTU = 1280
+"""RFC 8200, section 5: a link of less has no IPv6."""
 
 
 class KernelModel:
@@ -51,7 +57,8 @@ class KernelModel:
 
     def dependents(self, key: Key) -> Iterable[Resource]:
         """What requires `key` and is there."""
-        return [self.state[dependent] for dependent in self._dependents.get(key, ()) if dependent in self.state]
+        found = (self.state.get(dependent) for dependent in self._dependents.get(key, ()))
+        return [resource for resource in found if resource is not None and key in resource.requires()]
 
     def _index(self, resource: Resource) -> None:
         for required in resource.requires():
@@ -71,6 +78,9 @@ class KernelModel:
             self._remove_with_link(removed)
         elif isinstance(removed, Address) and removed.address.version == 4:
             self._after_address(removed)
+        elif isinstance(removed, NftTable):
+            for element in self.dependents(removed.key):
+                self.state.pop(element.key)
 
     def _remove_with_link(self, link: Link) -> None:
         if link.absorbed_by:
@@ -112,12 +122,24 @@ class KernelModel:
         if not isinstance(before, Link) or not isinstance(after, Link):
             return
         for dependent in self.dependents(after.key):
-            down = before.up and not after.up
-            loses_v6 = isinstance(dependent, Address) and dependent.address.version == 6
-            if (down and (isinstance(dependent, Route | Neighbour) or loses_v6)) or (
-                before.mac != after.mac and isinstance(dependent, Neighbour)
-            ):
+            if _dies_by(before, after, dependent):
                 self.state.pop(dependent.key, None)
+
+
+def _dies_by(before: Link, after: Link, dependent: Resource) -> bool:
+    """Whether a change of its link costs a resource its life."""
+    down = before.up and not after.up
+    loses_v6 = after.mtu_bytes < IPV6_MIN_MTU <= before.mtu_bytes
+    match dependent:
+        case Address(address=own):
+            return own.version == 6 and (down or loses_v6)
+        case Route(to=to):
+            return down or (loses_v6 and to.version == 6)
+        case Neighbour(address=other):
+            return down or before.mac != after.mac or (loses_v6 and other.version == 6)
+        case Sysctl(path=path):
+            return loses_v6 and path.startswith("net/ipv6/")
+    return False
 
 
 def predict(state: State, operations: Iterable[Operation]) -> Mapping[Key, Resource]:
