@@ -1,0 +1,402 @@
+"""The lab on a real kernel: what it builds, what it leaves behind, and what its probe sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+
+import pytest
+from conftest import ping, run, sh
+
+from ductwork.errors import ApplyError, ConflictError
+from ductwork.lab import build, namespaces
+from ductwork.lab.expect import expectations
+from ductwork.lab.probe import Question, probe
+from ductwork.lab.report import Result, Style, as_text
+from ductwork.lab.topology import HostNode, Topology, topology
+from ductwork.site.model import Attachment, Host, Nat, Network, Site
+
+pytestmark = pytest.mark.netns
+
+NAME = f"dwl-{os.getpid()}"
+LAN = Network(
+    "lan",
+    "bridge",
+    (ip_network("10.1.1.0/24"), ip_network("fd00:1::/64")),
+    (ip_address("10.1.1.1"), ip_address("fd00:1::1")),
+    nat=Nat("none"),
+)
+
+
+def plug(container: str, *addresses: str) -> Attachment:
+    return Attachment(container, "alpha", "lan", "eth1", "02:00:00:00:00:01", tuple(map(ip_interface, addresses)))
+
+
+def site(*attachments: Attachment) -> Site:
+    hosts = {name: Host(name, ip_interface(f"10.99.0.{i}/24")) for i, name in enumerate(("alpha", "beta"), 1)}
+    plugs = attachments or (plug("web", "10.1.1.2/24", "fd00:1::2/64"), plug("db", "10.1.1.3/24", "fd00:1::3/64"))
+    return Site(NAME, hosts, {"lan": LAN}, plugs)
+
+
+@pytest.fixture
+def lab() -> Iterator[Topology]:
+    try:
+        yield topology(site())
+    finally:
+        build.down(NAME)
+
+
+def nothing(_: HostNode) -> None:
+    """An apply that changes nothing."""
+
+
+def by_hand(lab: Topology) -> Callable[[HostNode], None]:
+    """An apply of `nat: none`, typed in by hand; so that the lab is tested by something else than the engine."""
+
+    def apply(host: HostNode) -> None:
+        containers = [c for c in lab.containers if c.host == host.name]
+        if not containers:
+            return
+        sh(host.netns, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        lines = ["link add name br0 type bridge", "link set dev br0 up", "address add 10.1.1.1/24 dev br0"]
+        lines.append("address add fd00:1::1/64 dev br0 nodad")
+        for number, container in enumerate(containers):
+            lines.append(f"link add name p{number} type veth peer name eth1 netns {container.netns}")
+            lines.append(f"link set dev p{number} master br0 up")
+        namespaces.ip_batch(lines, host.netns)
+        for number, container in enumerate(containers, 2):
+            own = ["link set dev eth1 up", f"address add 10.1.1.{number}/24 dev eth1", "route add default via 10.1.1.1"]
+            own += [f"address add fd00:1::{number}/64 dev eth1 nodad", "route add default via fd00:1::1"]
+            namespaces.ip_batch(own, container.netns)
+
+    return apply
+
+
+def ours() -> list[str]:
+    """Namespaces of this test's labs, by name alone: what the mark does not know is found too."""
+    return sorted(p.name for p in Path("/run/netns").glob(f"lab-{NAME}*"))
+
+
+def differing(lab: Topology) -> list[str]:
+    pairs = expectations(lab, build.read_addresses(lab))
+    answered = probe(Question(p.source.netns, p.address) for p in pairs)
+    results = [Result(p, Question(p.source.netns, p.address) in answered) for p in pairs]
+    print(as_text(results, Style()))
+    return [f"{r.pair.source.label} > {r.pair.address}" for r in results if r.differs]
+
+
+# The probe.
+
+
+@pytest.fixture
+def pair(netns: Callable[[str], str]) -> tuple[str, str]:
+    """Two namespaces on one wire: 10.9.0.1 and .2, fd09::1 and ::2."""
+    one, two = netns("one"), netns("two")
+    run("ip", "link", "add", "name", "w", "netns", one, "type", "veth", "peer", "name", "w", "netns", two)
+    for number, name in enumerate((one, two), 1):
+        lines = ["link set dev w up", f"address add 10.9.0.{number}/24 dev w", f"address add fd09::{number}/64 dev w nodad"]
+        namespaces.ip_batch(lines, name)
+    return one, two
+
+
+def questions(netns_name: str, *addresses: str) -> set[Question]:
+    return {Question(netns_name, ip_address(address)) for address in addresses}
+
+
+def test_probe_tells_reachable_from_unreachable(pair: tuple[str, str]) -> None:
+    one, two = pair
+    reachable = questions(one, "10.9.0.2", "fd09::2") | questions(two, "10.9.0.1", "fd09::1")
+    silent = questions(one, "10.9.0.3", "fd09::3", "192.0.2.1", "2001:db8::1")
+    assert probe(reachable | silent) == reachable
+
+
+def test_probe_stops_when_all_have_answered_and_waits_for_who_has_not(pair: tuple[str, str]) -> None:
+    start = time.monotonic()
+    probe(questions(pair[0], "10.9.0.2"))
+    assert time.monotonic() - start < 1.2
+    start = time.monotonic()
+    probe(questions(pair[0], "10.9.0.3"))
+    assert 1.5 <= time.monotonic() - start < 2.5
+
+
+def test_probe_goes_one_way_at_a_time(pair: tuple[str, str]) -> None:
+    one, two = pair
+    sh(two, "nft", "add table inet t; add chain inet t in { type filter hook input priority 0; }")
+    sh(two, "nft", "add rule inet t in icmp type echo-request drop; add rule inet t in icmpv6 type echo-request drop")
+    there, back = questions(one, "10.9.0.2", "fd09::2"), questions(two, "10.9.0.1", "fd09::1")
+    assert probe(there | back) == back
+
+
+def test_probe_tries_again_what_was_lost(pair: tuple[str, str]) -> None:
+    one, two = pair
+    sh(two, "nft", "add table inet t; add chain inet t in { type filter hook input priority 0; }")
+    sh(two, "nft", "add rule inet t in icmp type echo-request limit rate 1/second burst 1 packets drop")
+    assert probe(questions(one, "10.9.0.2")) == questions(one, "10.9.0.2")
+
+
+def test_probe_lets_the_namespaces_die(pair: tuple[str, str]) -> None:
+    one, two = pair
+    descriptors = len(os.listdir("/proc/self/fd"))
+    probe(questions(one, "10.9.0.2", "fd09::2"))
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    run("ip", "netns", "del", one)
+    assert _until(lambda: "w@" not in sh(two, "ip", "-o", "link")), "its veth goes with the namespace"
+
+
+def test_probe_of_a_missing_namespace_is_an_error(pair: tuple[str, str]) -> None:
+    with pytest.raises(OSError, match="dwl-nobody"):
+        probe(questions(pair[0], "10.9.0.2") | questions("dwl-nobody", "10.9.0.2"))
+
+
+def test_probe_of_a_thousand_pairs_keeps_its_time(pair: tuple[str, str]) -> None:
+    many = [f"10.9.1.{n}/32" for n in range(1, 251)]
+    namespaces.ip_batch((f"address add {a} dev w" for a in many), pair[1])
+    namespaces.ip_batch(["route add 10.9.0.0/16 via 10.9.0.2"], pair[0])
+    there = questions(pair[0], *(a.partition("/")[0] for a in many))
+    silent = questions(pair[0], *(f"10.9.{net}.{n}" for net in (2, 3, 4) for n in range(1, 251)))
+    start = time.monotonic()
+    assert probe(there | silent) == there
+    assert time.monotonic() - start < 2.5
+
+
+def _until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+# Building and removing.
+
+
+def test_up_builds_all_that_down_removes(lab: Topology) -> None:
+    assert not build.is_up(lab)
+    build.up(lab, nothing)
+    assert build.is_up(lab)
+    assert ours() == sorted(lab.namespaces())
+    alpha = lab.hosts["alpha"].netns
+    for address in ("10.99.0.2", "203.0.113.10", "2001:db8:ffff::10"):
+        assert ping(alpha, address)
+    assert build.down(NAME) == {}
+    assert ours() == []
+    assert not {"port0", "sw-eth0"} & {name for _, name in socket.if_nameindex()}
+
+
+def test_forwarding_is_for_apply_to_set(lab: Topology) -> None:
+    build.up(lab, nothing)
+    assert sh(lab.hosts["alpha"].netns, "cat", "/proc/sys/net/ipv4/ip_forward").strip() == "0"
+    assert sh(lab.router.netns, "cat", "/proc/sys/net/ipv4/ip_forward").strip() == "1"
+
+
+def test_what_is_reached_is_what_the_file_asks(lab: Topology) -> None:
+    build.up(lab, by_hand(lab))
+    assert differing(lab) == []
+
+
+def test_what_is_broken_shows(lab: Topology) -> None:
+    build.up(lab, by_hand(lab))
+    sh(lab.hosts["alpha"].netns, "sysctl", "-qw", "net.ipv4.ip_forward=0")
+    broken = differing(lab)
+    assert set(broken) == {
+        *(f"{source} > {to}" for source in ("web", "db") for to in ("10.99.0.2", "203.0.113.10")),
+        *(f"{source} > {to}" for source in ("beta", "outside") for to in ("10.1.1.2", "10.1.1.3")),
+    }
+
+
+def test_what_is_open_and_should_not_be_shows(lab: Topology) -> None:
+    build.up(lab, by_hand(lab))
+    closed = Site(NAME, lab.site.hosts, {"lan": Network("lan", "bridge", LAN.subnets, LAN.gateways)}, lab.site.attachments)
+    object.__setattr__(closed.networks["lan"], "nat", Nat("masquerade"))
+    assert "outside > 10.1.1.2" in differing(topology(closed))
+
+
+def test_a_failure_half_way_leaves_nothing(lab: Topology) -> None:
+    def refuse(host: HostNode) -> None:
+        assert ours()
+        if host.name == "beta":
+            raise ApplyError("beta will not")
+
+    with pytest.raises(ApplyError, match="beta will not"):
+        build.up(lab, refuse)
+    assert ours() == []
+
+
+def test_all_failing_hosts_are_told(lab: Topology) -> None:
+    def refuse(host: HostNode) -> None:
+        raise ApplyError(f"{host.name} will not")
+
+    with pytest.raises(ApplyError, match="alpha: alpha will not; beta: beta will not"):
+        build.up(lab, refuse)
+    assert ours() == []
+
+
+def test_an_address_that_was_to_be_allocated_and_is_not_there(lab: Topology) -> None:
+    with pytest.raises(ApplyError, match="late has no address of network lan"):
+        build.up(topology(site(plug("late"))), nothing)
+    assert ours() == []
+
+
+def test_an_allocated_address_is_read_from_the_container(lab: Topology) -> None:
+    found = topology(site(plug("web")))
+    build.up(found, by_hand(found))
+    assert build.read_addresses(found) == {
+        ("alpha", "web", "eth1"): (ip_interface("10.1.1.2/24"), ip_interface("fd00:1::2/64"))
+    }
+    assert "10.1.1.2 via 10.99.0.1" in sh(found.router.netns, "ip", "route")
+
+
+def test_what_a_crash_left_is_found_without_the_file_s_help(lab: Topology) -> None:
+    namespaces.create([f"lab-{NAME}-c-long-gone", *lab.namespaces()[:2]], NAME, {})
+    Path(f"/run/netns/lab-{NAME}-h-unmounted").touch()
+    with pytest.raises(ConflictError, match="is up already"):
+        build.up(lab, nothing)
+    assert not build.is_up(lab)
+    build.down(NAME)
+    assert ours() == []
+
+
+def test_down_goes_on_past_errors(lab: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> list[int]:
+        raise OSError("no cookie")
+
+    build.up(lab, nothing)
+    monkeypatch.setattr(namespaces, "cookies", fail)
+    with pytest.raises(ExceptionGroup, match="not removed wholly"):
+        build.down(NAME)
+    assert ours() == []
+
+
+def test_another_s_namespace_is_left_alone(lab: Topology) -> None:
+    foreign = lab.hosts["alpha"].netns
+    run("ip", "netns", "add", foreign)
+    try:
+        with pytest.raises(ConflictError, match=f"a name that is taken: network namespace {foreign}"):
+            build.up(lab, nothing)
+        build.down(NAME)
+        assert ours() == [foreign]
+    finally:
+        run("ip", "netns", "del", foreign)
+
+
+def test_another_site_s_lab_is_left_alone(lab: Topology) -> None:
+    longer = f"{NAME}-more"
+    namespaces.create([f"lab-{longer}-switch"], longer, {})
+    try:
+        build.down(NAME)
+        assert ours() == [f"lab-{longer}-switch"]
+    finally:
+        build.down(longer)
+
+
+def test_processes_are_named_and_live(lab: Topology) -> None:
+    build.up(lab, nothing)
+    web = lab.container("alpha", "web").netns
+    with subprocess.Popen(["ip", "netns", "exec", web, "sleep", "60"]) as process:
+        try:
+            assert _until(lambda: process.pid in namespaces.processes([web]).get(web, []))
+            assert build.down(NAME) == {web: [process.pid]}
+            assert ours() == []
+            assert process.poll() is None
+        finally:
+            process.terminate()
+
+
+# The whole, by the commands.
+
+DUCTWORK = [str(Path(sys.executable).with_name("ductwork"))]
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+def ductwork(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    argv = [*DUCTWORK, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def example(name: str, tmp_path: Path) -> Path:
+    """An example under a name of this test's own, so that a lab that somebody has up here is not in the way."""
+    path = tmp_path / f"{NAME}-{name}.yaml"
+    path.write_text((Path(__file__).parents[2] / "examples" / f"{name}.yaml").read_text())
+    return path
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+def test_every_example_does_what_it_says(name: str, tmp_path: Path) -> None:
+    journals = set(os.listdir("/run/ductwork")) if Path("/run/ductwork").exists() else set()
+    done = ductwork("lab", "test", str(example(name, tmp_path)), "--json", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["ok"] is True
+    assert {"from", "to", "expected", "actual"} <= set(found["pairs"][0])
+    assert {pair["actual"] for pair in found["pairs"]} >= {True}
+    assert ours() == []
+    left = set(os.listdir("/run/ductwork")) - journals
+    assert not [name for name in left if name.startswith(f"lab-{NAME}")]
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Iterator[str]:
+    """A lab that is up."""
+    path = str(example("b2-nat-lan-internet", tmp_path))
+    try:
+        ductwork("lab", "up", path)
+        yield path
+    finally:
+        ductwork("lab", "down", path)
+        assert ours() == []
+
+
+def test_a_lab_that_is_up_is_tested_and_stays(standing: str) -> None:
+    assert "all 22 pairs" in ductwork("lab", "test", standing).stdout
+    host = next(name for name in ours() if name.endswith("h-alpha"))
+    sh(host, "nft", "flush", "ruleset")
+    done = ductwork("lab", "test", standing, check=False)
+    assert done.returncode == 3
+    assert "outside → web (10.1.1.2) is reached, and should not be: nat: masquerade" in done.stdout
+    assert host in ours()
+
+
+def test_exec_runs_in_a_machine_of_the_lab(standing: str) -> None:
+    assert "1 received" in ductwork("lab", "exec", standing, "web", "--", "ping", "-c1", "10.1.1.3").stdout
+    assert "10.99.0.2/24" in ductwork("lab", "exec", standing, "beta", "ip", "-br", "address").stdout
+    assert ductwork("lab", "exec", standing, "netns:web", "--", "sh", "-c", "exit 7", check=False).returncode == 7
+    lost = ductwork("lab", "exec", standing, "wep", "true", check=False)
+    assert lost.returncode == 2
+    assert "did you mean web" in lost.stderr
+
+
+def test_a_lab_is_up_once(standing: str) -> None:
+    again = ductwork("lab", "up", standing, check=False)
+    assert again.returncode == 1
+    assert "is up already" in again.stderr
+
+
+def test_a_lab_that_is_tested_goes_when_it_is_ended(tmp_path: Path) -> None:
+    argv = [*DUCTWORK, "lab", "test", str(example("b2-nat-lan-internet", tmp_path))]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        assert _until(lambda: len(ours()) > 3)
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert ours() == []
+
+
+def test_building_is_quick(lab: Topology) -> None:
+    start = time.monotonic()
+    build.up(lab, nothing)
+    assert time.monotonic() - start < 1
+
+
+def test_this_thread_stays_where_it_was(lab: Topology) -> None:
+    before = os.stat("/proc/thread-self/ns/net").st_ino
+    build.up(lab, nothing)
+    assert os.stat("/proc/thread-self/ns/net").st_ino == before
+    assert socket.if_nametoindex("lo") == 1
