@@ -13,8 +13,9 @@ from ductwork import desire
 from ductwork.drivers import Facts, View
 from ductwork.errors import DuctworkError
 from ductwork.naming import host_ifname
-from ductwork.resources import HOST, IPInterface, Key, Link, NftElement, Owner, Resource, State
+from ductwork.resources import HOST, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, State
 from ductwork.resources.base import SHARED
+from ductwork.services import ruleset
 from ductwork.site.model import Site
 
 
@@ -196,7 +197,7 @@ class Restore:
         """Containers that are gone, or have started anew, have nothing to go back to."""
         cookies = {name: known.cookie for name, known in observation.facts.containers.items()}
         return {
-            key: resource
+            key: _with_script(resource)
             for key, resource in self.before.items()
             if resource is not None
             and (not key.netns or key.netns in cookies)
@@ -207,3 +208,11 @@ class Restore:
 
     def mine(self, resource: Resource, observed: State) -> bool:
         return resource.key in self.before and resource.owner is not None
+
+
+def _with_script(resource: Resource) -> Resource:
+    """A table that was read is known by its digests alone; what makes it again is what this version makes."""
+    if not isinstance(resource, NftTable):
+        return resource
+    make = ruleset.bridge_table if resource.family == "bridge" else ruleset.inet_table
+    return make(SHARED)
