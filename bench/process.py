@@ -1,4 +1,4 @@
-"""What one run of a program costs: wall-clock time and peak memory.
+"""What one run of a program costs: wall-clock time, processor time (its own and its children's) and peak memory.
 
 Invariant: run as a program of its own (`python -I -S process.py OUTPUT ARGV…`), it stays small. The peak that Linux reports
 for a child is at least the size of the process it was forked from, so a big benchmark would measure itself.
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 class Cost(NamedTuple):
     milliseconds: float
+    cpu_milliseconds: float
     peak_mib: float
 
 
@@ -27,7 +28,7 @@ def cost(*argv: str, expect: int = 0) -> Cost:
         if measured["code"] != expect:
             output.seek(0)
             raise RuntimeError(f"{' '.join(argv)}: exit {measured['code']}: {output.read()[-3000:]}")
-    return Cost(measured["milliseconds"], measured["peak_kib"] / 1024)
+    return Cost(measured["milliseconds"], measured["cpu_milliseconds"], measured["peak_kib"] / 1024)
 
 
 def _main(output: int, argv: list[str]) -> None:
@@ -36,8 +37,9 @@ def _main(output: int, argv: list[str]) -> None:
     child = os.posix_spawnp(argv[0], argv, os.environ, file_actions=redirect)
     _, status, usage = os.wait4(child, 0)
     milliseconds = (time.perf_counter() - started) * 1000
-    code = os.waitstatus_to_exitcode(status)
-    print(json.dumps({"code": code, "milliseconds": milliseconds, "peak_kib": usage.ru_maxrss}))
+    cpu = (usage.ru_utime + usage.ru_stime) * 1000
+    found = {"milliseconds": milliseconds, "cpu_milliseconds": cpu, "peak_kib": usage.ru_maxrss}
+    print(json.dumps(found | {"code": os.waitstatus_to_exitcode(status)}))
 
 
 if __name__ == "__main__":
