@@ -64,7 +64,8 @@ class Owner(NamedTuple):
         parts = text.removeprefix("ductwork:").split("/")
         if len(parts) != 6 or not parts[5].isdigit() or digest != _digest(text, ifname, kind):
             return None
-        return cls(*parts[:5], int(parts[5]))
+        site, origin, network, container, interface, cookie = parts
+        return cls(site, origin, network, container, interface, int(cookie))
 
     def comment(self) -> str:
         """The mark of what belongs to a network as a whole, as an nftables comment (at most 128 characters)."""
@@ -73,7 +74,7 @@ class Owner(NamedTuple):
     @classmethod
     def from_comment(cls, comment: str) -> Owner | None:
         parts = comment.split("/")
-        return cls(*parts) if len(parts) == 3 and all(parts) else None
+        return cls(parts[0], parts[1], parts[2]) if len(parts) == 3 and all(parts) else None
 
 
 SHARED = Owner("*", "shared", "*")

@@ -60,7 +60,7 @@ class NftElement:
     owner: Owner | None = None
     netns: str = HOST
 
-    replace: ClassVar[frozenset[str]] = frozenset({"value", "owner"})
+    replace: ClassVar[frozenset[str]] = frozenset()
     collected: ClassVar[bool] = False
 
     @property
@@ -88,7 +88,10 @@ class NftElement:
         return [["nft", f"delete element {self._set} {{ {self.key_text} }}"]]
 
     def update_argv(self, before: Resource, place: Place) -> list[Argv]:
-        raise AssertionError("an element is only ever replaced")
+        """nft has no replace; one run is one transaction."""
+        assert isinstance(before, NftElement)
+        removed, added = before.delete_argv(place)[0][1], self.create_argv(place)[0][1]
+        return [["nft", f"{removed}; {added}"]]
 
     @property
     def _set(self) -> str:

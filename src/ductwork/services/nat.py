@@ -12,6 +12,7 @@ from ipaddress import IPv6Network
 
 from ductwork.drivers import Facts
 from ductwork.resources import HOST, IPNetwork, IptablesRule, Link, NftElement, Owner, Resource, Sysctl
+from ductwork.resources.base import SHARED
 from ductwork.services.ruleset import TABLE, bridge_table, inet_table
 from ductwork.site.model import Network
 
@@ -109,7 +110,7 @@ def _forwarding(version: int, path: str, bridge_ifname: str, facts: Facts, owner
         if value is None:
             continue
         if value == "0":
-            yield from _lent(version, link, owner)
+            yield from _lent(version, link)
         yield Sysctl(HOST, path.format(link.name), "1", owner=owner)
 
 
@@ -120,16 +121,15 @@ def _forwarding_everywhere(facts: Facts, owner: Owner) -> Iterator[Resource]:
         if facts.sysctls.get(f"net/ipv6/conf/{link.name}/accept_ra") == "1":
             yield Sysctl(HOST, f"net/ipv6/conf/{link.name}/accept_ra", "2", owner=owner)
     for link in _foreign(facts):
-        yield from _lent(6, link, owner)
+        yield from _lent(6, link)
     yield Sysctl(HOST, _ALL_FORWARDING, "1", owner=owner)
 
 
-def _lent(version: int, link: Link, owner: Owner) -> Iterator[NftElement]:
-    """The site's, not the network's: an element has one owner, and each network would claim it anew."""
-    site = owner._replace(network="*")
-    yield _element(f"lent{version}", (link.name,), site)
+def _lent(version: int, link: Link) -> Iterator[NftElement]:
+    """All sites' alike: an element has one owner, and each network and site would claim it anew."""
+    yield _element(f"lent{version}", (link.name,), SHARED)
     if link.kind == "bridge":
-        yield _element("lent_bridges", (link.name, link.name), site)
+        yield _element("lent_bridges", (link.name, link.name), SHARED)
 
 
 def _outward(facts: Facts, version: int) -> list[Link]:
