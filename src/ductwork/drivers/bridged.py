@@ -1,7 +1,8 @@
 """What the drivers with a Linux bridge share: the bridge and its addresses, and an attachment's veth pair.
 
 Invariant: pure. A bridge's addresses come in the order in which the kernel must get them: the host's own first, so that it
-is the source of the host's packets; the gateway beside it as a full-length prefix, so that no subnet has two primaries.
+is the source of the host's packets; the gateway beside it as a full-length prefix, so that no subnet has two primaries, and
+deprecated, since IPv6 would choose it as the source for its longer match (RFC 6724, rule 8; seen on 6.18).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def _host_addresses(network: Network, bridge: str, view: View) -> Iterator[Addre
         subnet = network.subnet_of(gateway)
         assert subnet is not None
         beside = any(address in subnet for address in own)
-        yield Address(HOST, bridge, gateway, subnet.max_prefixlen if beside else subnet.prefixlen, owner=owner)
+        prefixlen = subnet.max_prefixlen if beside else subnet.prefixlen
+        yield Address(HOST, bridge, gateway, prefixlen, deprecated=beside and gateway.version == 6, owner=owner)
 
 
 def veth_resources(network: Network, bridge: str, mtu_bytes: int, attachment: Attachment, view: View) -> Iterator[Resource]:
@@ -81,18 +83,18 @@ def _inside(network: Network, attachment: Attachment, view: View) -> Iterator[Re
         yield Address(container, interface, address.ip, address.network.prefixlen, owner=owner)
     for route in attachment.routes:
         yield Route(container, route.to, interface, route.via, metric=_metric(route.to.version), owner=owner)
-    yield from _default_routes(network, attachment, view)
+    yield from _default_routes(attachment, view)
 
 
 def _metric(version: int) -> int:
     return DEFAULT_METRIC_V6 if version == 6 else 0
 
 
-def _default_routes(network: Network, attachment: Attachment, view: View) -> Iterator[Route]:
+def _default_routes(attachment: Attachment, view: View) -> Iterator[Route]:
     """The container's default route where it is ours to set, and the foreign ones that it displaces, parked."""
-    owner = view.owner(network.name, attachment)
+    owner = view.owner(attachment.network, attachment)
     present = view.facts.containers[attachment.container].default_routes
-    for gateway in _gateways(network, attachment):
+    for gateway in _gateways(attachment, view):
         if _holder(attachment.container, gateway.version, view) != attachment.id:
             continue
         same_family = [route for route in present if route.to.version == gateway.version]
@@ -107,13 +109,14 @@ def _default_routes(network: Network, attachment: Attachment, view: View) -> Ite
         yield from (replace(route, owner=owner) for route in parked)
 
 
-def _gateways(network: Network, attachment: Attachment) -> tuple[IPAddress, ...]:
-    """The next hops that an attachment offers for default routes, one per family."""
+def _gateways(attachment: Attachment, view: View) -> tuple[IPAddress, ...]:
+    """The next hops that an attachment offers for default routes, one for each family that it has an address of."""
     if attachment.gateway is False:
         return ()
-    if attachment.gateway is None or attachment.gateway is True:
-        return tuple({gateway.version: gateway for gateway in reversed(network.gateways)}.values())
-    return (attachment.gateway,)
+    asked = attachment.gateway
+    offered = view.site.networks[attachment.network].gateways if asked is None or asked is True else (asked,)
+    versions = {address.version for address in view.addresses.get(attachment.id, ())}
+    return tuple({gateway.version: gateway for gateway in reversed(offered) if gateway.version in versions}.values())
 
 
 def _holder(container: str, version: int, view: View) -> tuple[str, str] | None:
@@ -122,7 +125,7 @@ def _holder(container: str, version: int, view: View) -> tuple[str, str] | None:
     candidates = [
         attachment
         for attachment in view.attachments.get(container, ())
-        if any(gateway.version == version for gateway in _gateways(view.site.networks[attachment.network], attachment))
+        if any(gateway.version == version for gateway in _gateways(attachment, view))
         and not any(route.to.prefixlen == 0 and route.to.version == version for route in attachment.routes)
     ]
     asking = [attachment for attachment in candidates if attachment.gateway is not None]

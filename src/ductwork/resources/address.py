@@ -12,20 +12,22 @@ from ductwork.resources.base import Argv, IPAddress, Key, Owner, Place, Resource
 class Address:
     """One address of one link, of scope global.
 
-    `nodad`: IPv6 alone, ductwork is the authority for the address, so that it is usable at once (IFA_F_NODAD); it is asked
-    for at creation and not compared. `secondary`: IPv4 alone, it goes when the primary of its subnet does (IFA_F_SECONDARY);
-    only observed. Ours if it carries our protocol number (IFA_PROTO, kernel 5.18) and its link is ours.
+    `deprecated`: IPv6 alone, it answers, but is no source of the host's own packets while there is another one (RFC 6724,
+    rule 3). `nodad`: IPv6 alone, ductwork is the authority for the address, so that it is usable at once (IFA_F_NODAD); it
+    is asked for at creation and not compared. `secondary`: IPv4 alone, it goes when the primary of its subnet does
+    (IFA_F_SECONDARY); only observed. Ours if it carries our protocol number (IFA_PROTO, kernel 5.18) and its link is ours.
     """
 
     netns: str
     link: str
     address: IPAddress
     prefixlen: int
+    deprecated: bool = False
     nodad: bool = field(default=True, compare=False)
     secondary: bool = field(default=False, compare=False)
     owner: Owner | None = field(default=None, compare=False)
 
-    replace: ClassVar[frozenset[str]] = frozenset({"prefixlen"})
+    replace: ClassVar[frozenset[str]] = frozenset({"prefixlen", "deprecated"})
     collected: ClassVar[bool] = False
 
     @property
@@ -51,5 +53,6 @@ class Address:
     @property
     def _extra(self) -> list[str]:
         if self.address.version == 6:
-            return ["nodad"] if self.nodad else []
+            words = ["nodad"] if self.nodad else []
+            return [*words, "preferred_lft", "0"] if self.deprecated else words
         return ["broadcast", "+"] if self.prefixlen < 31 else []

@@ -28,7 +28,7 @@ from ductwork.resources import (
 )
 
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
-_IFA_F_SECONDARY = 0x01
+_IFA_F_SECONDARY, _IFA_F_DEPRECATED = 0x01, 0x20
 _SCOPE_LINK, _SCOPE_HOST = 253, 254
 _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
@@ -109,7 +109,7 @@ def sysctls(netns: str, body: bytes) -> list[Sysctl]:
     values = inet6.get(2, b"")
     name = string(found[3])
     return [
-        Sysctl(netns, f"net/ipv6/conf/{name}/{parameter}", str(_S32.unpack_from(values, 4 * at)[0]))
+        Sysctl(netns, f"net/ipv6/conf/{name}/{parameter}", str(_S32.unpack_from(values, 4 * at)[0]), link=name)
         for parameter, at in _DEVCONF.items()
         if len(values) >= 4 * at + 4
     ]
@@ -140,7 +140,8 @@ def address(netns: str, names: dict[int, str], body: bytes) -> tuple[Address, in
     own = ip(found.get(2) or found[1])
     secondary = own.version == 4 and bool(flags & _IFA_F_SECONDARY)
     protocol = found.get(11, b"\0")[0]
-    return Address(netns, names[index], own, prefixlen, nodad=False, secondary=secondary), protocol
+    deprecated = own.version == 6 and bool(flags & _IFA_F_DEPRECATED)
+    return Address(netns, names[index], own, prefixlen, deprecated, nodad=False, secondary=secondary), protocol
 
 
 def route(netns: str, names: dict[int, str], body: bytes) -> Route | None:

@@ -38,6 +38,8 @@ _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
+_CACHEINFO = struct.Struct("=IIII")
+_FOREVER = 0xFFFFFFFF
 _IFA_F_NODAD = 0x02
 _RTN_UNICAST = 1
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
@@ -127,6 +129,7 @@ def new_address(address: Address, index: int) -> Message:
     body = _address_body(address, index)
     if address.address.version == 6:
         body += u32(8, _IFA_F_NODAD if address.nodad else 0)
+        body += attribute(6, _CACHEINFO.pack(0, _FOREVER, 0, 0)) if address.deprecated else b""
     elif address.prefixlen < 31:
         hosts = (1 << (32 - address.prefixlen)) - 1
         body += attribute(4, (int(address.address) | hosts).to_bytes(4, "big"))
