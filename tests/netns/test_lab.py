@@ -19,8 +19,8 @@ from conftest import ping, run, sh
 from ductwork.errors import ApplyError, ConflictError
 from ductwork.lab import build, namespaces
 from ductwork.lab.expect import expectations
-from ductwork.lab.probe import Question, probe
-from ductwork.lab.report import Result, Style, as_text
+from ductwork.lab.probe import Question, attempt, probe
+from ductwork.lab.report import Style, as_text
 from ductwork.lab.topology import HostNode, Topology, topology
 from ductwork.site.model import Attachment, Host, Nat, Network, Site
 
@@ -86,9 +86,7 @@ def ours() -> list[str]:
 
 
 def differing(lab: Topology) -> list[str]:
-    pairs = expectations(lab, build.read_addresses(lab))
-    answered = probe(Question(p.source.netns, p.address) for p in pairs)
-    results = [Result(p, Question(p.source.netns, p.address) in answered) for p in pairs]
+    results = attempt(expectations(lab, build.read_addresses(lab)))
     print(as_text(results, Style()))
     return [f"{r.pair.source.label} > {r.pair.address}" for r in results if r.differs]
 

@@ -76,13 +76,11 @@ def test(site: Path, as_json: bool) -> None:
 
     from ductwork.lab import build, report
     from ductwork.lab.expect import expectations
-    from ductwork.lab.probe import Question, probe
+    from ductwork.lab.probe import attempt
 
     found = _topology(site)
     with _standing(found):
-        pairs = expectations(found, build.read_addresses(found))
-        answered = probe(Question(pair.source.netns, pair.address) for pair in pairs)
-    results = [report.Result(pair, Question(pair.source.netns, pair.address) in answered) for pair in pairs]
+        results = attempt(expectations(found, build.read_addresses(found)))
     click.echo(json.dumps(report.as_json(results)) if as_json else report.as_text(results, _style()), nl=as_json)
     if any(result.differs for result in results):
         sys.exit(3)
@@ -98,6 +96,7 @@ def exec_(site: Path, machine: str, command: tuple[str, ...]) -> None:
     MACHINE is a host, a container (its name, RUNTIME:NAME, or HOST/NAME where hosts have equal ones), `router` or
     `outside`.
 
+    \b
       ductwork lab exec site.yaml web -- ping -c1 10.1.1.3
     """
     from ductwork.errors import DuctworkError
@@ -107,6 +106,8 @@ def exec_(site: Path, machine: str, command: tuple[str, ...]) -> None:
     netns = _find(found, machine)
     if not namespaces.exists(netns):
         raise DuctworkError(f"the lab is not up: there is no network namespace {netns}", f"ductwork lab up {site}")
+    if command[:1] == ("--",):
+        command = command[1:]
     argv = ["ip", "netns", "exec", netns, *(command or (os.environ.get("SHELL", "/bin/sh"),))]
     sys.stdout.flush()
     # A ductwork that is run in there is to remember what the lab's hosts do, and nothing on this machine.
@@ -126,11 +127,10 @@ def _topology(site: Path) -> Topology:
 
 def _apply_host(found: Topology) -> ApplyHost:
     """`ductwork apply` on one host of the lab, by the same engine; each in a thread that is in the host's namespace."""
-    from ductwork import netns
     from ductwork.app import build_engine
     from ductwork.errors import ApplyError
     from ductwork.lab.build import state_directory
-    from ductwork.lab.namespaces import open_namespace
+    from ductwork.lab.namespaces import run_inside
     from ductwork.lab.runtime import runtimes
 
     def apply(node: HostNode) -> None:
@@ -142,14 +142,7 @@ def _apply_host(found: Topology) -> ApplyHost:
             listed = "; ".join(f"{name} ({reason})" for name, reason in report.waiting.items())
             raise ApplyError(f"containers of the lab are still waiting on {node.label}: {listed}")
 
-    def inside(node: HostNode) -> None:
-        fd = open_namespace(node.netns)
-        try:
-            netns.inside(fd, partial(apply, node))
-        finally:
-            os.close(fd)
-
-    return inside
+    return lambda node: run_inside(node.netns, partial(apply, node))
 
 
 @contextmanager

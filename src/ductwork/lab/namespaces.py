@@ -10,15 +10,18 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
+from typing import TypeVar
 
 from ductwork import netns
 from ductwork.errors import ApplyError, MissingToolError
 from ductwork.resources import IPInterface
+
+T = TypeVar("T")
 
 DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -76,6 +79,15 @@ def processes(names: Iterable[str]) -> dict[str, list[int]]:
 
 def open_namespace(name: str) -> int:
     return os.open(DIRECTORY / name, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def run_inside(name: str, work: Callable[[], T]) -> T:
+    """Run `work` in a namespace, in a thread of its own (`netns.inside`)."""
+    fd = open_namespace(name)
+    try:
+        return netns.inside(fd, work)
+    finally:
+        os.close(fd)
 
 
 def cookies(names: Iterable[str]) -> list[int]:
