@@ -76,8 +76,8 @@ def inside(ns: str, work: Callable[[], T]) -> T:
         os.close(fd)
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether `condition` comes true in time."""
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether `condition` comes true in time. (One work queue makes IPv6 addresses usable, in all namespaces.)"""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

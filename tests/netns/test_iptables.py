@@ -127,6 +127,20 @@ def test_a_table_that_was_there_before_us_stays(netns: Callable[[str], str]) -> 
     assert host.ruleset() == before
 
 
+def test_legacy_leaves_the_tables_of_nft_alone(netns: Callable[[str], str]) -> None:
+    host = Host(netns("host"), "legacy")
+    sh(host.ns, "nft", "add table ip filter")
+    host.create()
+    host.delete()
+    assert host.ruleset() == "table ip filter {\n}\n"
+
+
+def test_containers_have_none(netns: Callable[[str], str]) -> None:
+    host = Host(netns("host"), "nft")
+    host.create()
+    assert inside(host.ns, lambda: host.backend.read("web", None)) == []
+
+
 def test_printed_commands_do_the_same(netns: Callable[[str], str]) -> None:
     ns, backend = netns("host"), IptablesBackend()
     for _ in range(2):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from conftest import inside, ping, sh
+from conftest import inside, ping, sh, until
 
 from ductwork.backends.iptables import IptablesBackend
 from ductwork.backends.nftables import NftablesBackend
@@ -56,6 +56,7 @@ class World:
             self.give(self.host, nic, near[self.family])
             self.give(other, "eth0", far[self.family])
             sh(other, "ip", "route", "add", EVERYWHERE[self.family], "via", near[self.family])
+            assert until(lambda ns=other, host=near[self.family]: ping(ns, host))
         for other, far, near in ((self.outside, LAN, HOST_OUTSIDE), (self.lan, OUTSIDE, HOST_LAN)):
             sh(other, "ip", "route", "add", f"{far[self.family]}/{self.bits}", "via", near[self.family])
         return self
@@ -101,6 +102,7 @@ class World:
         sh(self.host, "ip", "link", "set", "dev", f"v{number}-{last}", "master", f"dw-net{number}")
         self.give(ns, "eth0", address(number, last, self.family))
         sh(ns, "ip", "route", "add", "default", "via", address(number, 1, self.family))
+        assert until(lambda: ping(ns, address(number, 1, self.family))), "a carrier is noticed up to a second later"
         return ns
 
     def facts(self) -> Facts:
@@ -168,16 +170,21 @@ def world(make: Callable[[str], str], family: int) -> World:
 
 
 def test_masquerade(world: World, family: int) -> None:
-    (pod,) = world.network(1)
+    pod, neighbour = world.network(1, containers=2)
     assert ping(pod, OUTSIDE[family])
     assert ping(pod, LAN[family])
+    assert world.source(pod, neighbour, address(1, 3, family)) == address(1, 2, family), "within, br_netfilter or not"
     assert world.source(pod, world.outside, OUTSIDE[family]) == HOST_OUTSIDE[family]
     assert world.source(pod, world.lan, LAN[family]) == HOST_LAN[family]
 
 
 def test_snat(world: World, family: int) -> None:
     world.give(world.host, "eth0", SNAT[family])
-    (pod,) = world.network(1, Nat("snat", ip_address(SNAT[family])))
+    theirs = "add chain inet theirs post { type nat hook postrouting priority srcnat; }"
+    generic = f'oifname "eth0" snat {"ip" if family == 4 else "ip6"} to {HOST_OUTSIDE[family]}'
+    sh(world.host, "nft", f"add table inet theirs; {theirs}; add rule inet theirs post {generic}")
+    pod, neighbour = world.network(1, Nat("snat", ip_address(SNAT[family])), containers=2)
+    assert world.source(pod, neighbour, address(1, 3, family)) == address(1, 2, family), "within, br_netfilter or not"
     assert world.source(pod, world.outside, OUTSIDE[family]) == SNAT[family]
 
 
@@ -208,6 +215,8 @@ def test_internal(world: World, family: int) -> None:
     assert ping(first, address(1, 1, family)), "its own host"
     assert not ping(first, OUTSIDE[family])
     assert not ping(world.outside, address(1, 2, family))
+    assert not stray_reply_arrives(first, world.outside, OUTSIDE[family], family), "not even one way"
+    assert not stray_reply_arrives(world.outside, first, address(1, 2, family), family)
     world.drop(lambda r: isinstance(r, NftElement) and r.set_name == "internal")
     assert ping(first, OUTSIDE[family]), "it was the element that kept it closed"
 
@@ -254,7 +263,7 @@ def test_foreign_bridge_still_bridges(world: World, family: int) -> None:
     world.network(1)
     lent = {r.parts for r in world.resources if isinstance(r, NftElement) and r.set_name == f"lent{family}"}
     assert ("br0",) in lent
-    assert ping(first, address(7, 3, family))
+    assert until(lambda: ping(first, address(7, 3, family)))
     world.drop(lambda r: isinstance(r, NftElement) and r.set_name == "lent_bridges")
     assert not ping(first, address(7, 3, family)), "it was the element that let it pass"
 
@@ -366,20 +375,21 @@ def test_gateway_stays_out_of_the_tunnel(make: Callable[[str], str], family: int
     sh(hosts[0], "ip", "link", "set", "dev", "v1", "master", "dw-pods")
     world.give(pod, "eth0", address(1, 2, family))
     world.give(hosts[1], "dw-pods", gateway)
-    assert ping(pod, gateway), "through the tunnel, without a guard"
+    assert until(lambda: ping(pod, gateway)), "through the tunnel, without a guard"
 
     world.host = hosts[guarded_host]
     network = Network(
         "pods", "vxlan", (ip_network(f"{address(1, 0, family)}/{24 if family == 4 else 64}"),), (ip_address(gateway),)
     )
     world.apply(nat.gateway_guard(network, "vx-pods", Owner("office", "site", "pods")))
-    sh(pod, "ip", "neigh", "flush", "all")
-    assert not ping(pod, gateway), "asked for"
-    sh(hosts[1], "ip", "neigh", "flush", "all")
+    for ns in (pod, hosts[1]):
+        sh(ns, "ip", "neigh", "flush", "all")
+    assert not ping(pod, gateway)
+    assert address(1, 2, family) not in sh(hosts[1], "ip", "neigh"), "the question does not get there either"
     sh(pod, "ip", "neigh", "flush", "all")
     sh(hosts[1], "ping", "-n", "-c", "1", "-W", "1", "-I", gateway, address(1, 2, family), check=False)
     there = sh(hosts[1], "cat", "/sys/class/net/dw-pods/address").strip()
     assert there not in sh(pod, "ip", "neigh"), "the gateway's own question teaches nobody its MAC"
     world.give(hosts[0], "dw-pods", gateway)
-    assert ping(pod, gateway), "its own host's bridge"
+    assert until(lambda: ping(pod, gateway)), "its own host's bridge"
     assert there not in sh(pod, "ip", "neigh")

@@ -159,7 +159,8 @@ def test_deleting_what_is_absent_is_success_and_the_rest_is_done(host: Host) -> 
     host.apply(Delete(gone), Delete(TABLES[0]))
     host.apply(*(Create(r) for r in wanted if r is not gone))
     there = next(r for r in elements(wanted) if r.set_name == "bridges")
-    host.apply(Delete(gone), Delete(there), Create(gone))
+    brief = NftElement("inet", "ductwork", "bridges", ("dw-brief",), owner=OWNER)
+    host.apply(Delete(gone), Delete(there), Create(gone), Create(brief), Delete(brief))
     assert host.read() == {key: r for key, r in state(wanted).items() if key != there.key}
 
 

@@ -166,7 +166,7 @@ def test_kernels_without_force_forwarding() -> None:
 def test_networks_that_need_no_forwarding() -> None:
     for network in (
         Network("a", "bridge"),
-        Network("b", "bridge", DUAL.subnets, internal=True),
+        Network("b", "bridge", DUAL.subnets, DUAL.gateways, internal=True),
         Network("c", "bridge", DUAL.subnets),
     ):
         assert nat.forwarding(network, "dw-x", facts(), OWNER) == []

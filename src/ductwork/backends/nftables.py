@@ -109,26 +109,11 @@ def _delete(element: NftElement) -> str:
 
 
 def _listing() -> Iterator[Json]:
-    """Our tables as nft's JSON: both in one run, which fails as soon as one of them is absent; then each in its own."""
-    commands = [f"list table {family} {name}" for family, name in TABLES]
-    result = run(["nft", "-j", "; ".join(commands)], package=PACKAGE)
-    if not result.code:
-        yield from _documents(result.out)
-        return
-    for command in commands:
-        result = run(["nft", "-j", command], package=PACKAGE)
+    """Our tables as nft's JSON, each from a run of its own: of two listings in one run, nft 1.0.6 finds only the last."""
+    for family, name in TABLES:
+        result = run(["nft", "-j", f"list table {family} {name}"], package=PACKAGE)
         if not result.code:
-            yield from _documents(result.out)
-
-
-def _documents(text: str) -> Iterator[Json]:
-    """nft writes one document for each command, one after the other."""
-    decoder, position = json.JSONDecoder(), 0
-    while position < len(text):
-        document, position = decoder.raw_decode(text, position)
-        while text[position : position + 1].isspace():
-            position += 1
-        yield document
+            yield json.loads(result.out)
 
 
 def _parse(document: Json) -> list[Resource]:

@@ -58,8 +58,7 @@ _FORWARD = (
     # Before the established ones, so that a network that becomes internal loses its connections.
     "iifname @internal drop",
     "oifname @internal drop",
-    # Replies, and the ICMP errors that path MTU discovery lives on.
-    "iifname @bridges ct state established,related goto allow",
+    # Replies, and the ICMP errors that path MTU discovery lives on. (What leaves for abroad passes below in any state.)
     "oifname @bridges ct state established,related goto allow",
     "iifname @bridges oifname @bridges drop",
     "oifname @guarded drop",
