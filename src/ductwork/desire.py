@@ -12,6 +12,14 @@ from ductwork.drivers.registry import DRIVERS
 from ductwork.resources import HOST, Address, IPInterface, Key, Link, Resource, Route, State, Sysctl
 from ductwork.site.model import Attachment, Site
 
+_BRIDGE_SYSCTLS = (
+    "net/ipv6/conf/{}/accept_ra",
+    "net/ipv6/conf/{}/autoconf",
+    "net/ipv4/conf/{}/forwarding",
+    "net/ipv6/conf/{}/force_forwarding",
+)
+"""What the drivers set on a bridge of ours."""
+
 
 def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], iptables: frozenset[str]) -> Facts:
     """What drivers may know, out of what was read."""
@@ -78,6 +86,13 @@ def unparked(desired: State, observed: State, mine: Callable[[Resource], bool]) 
             if route.key not in desired:
                 found[route.key] = route
     return found
+
+
+def sysctls_to_lose(desired: State, observed: State, mine: Callable[[Resource], bool]) -> dict[str, str]:
+    """The sysctls of bridges that are to go, path → bridge: what undo must give to a bridge that it makes again."""
+    bridges = (r for r in observed.values() if isinstance(r, Link) and r.kind == "bridge" and r.netns == HOST)
+    doomed = [bridge.name for bridge in bridges if bridge.key not in desired and mine(bridge)]
+    return {path.format(name): name for name in doomed for path in _BRIDGE_SYSCTLS}
 
 
 def without_ipv6(desired: Mapping[Key, Resource]) -> dict[Key, Resource]:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,12 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The last change: `before` holds each key that it touched with what was there (None: nothing). `complete` is False
-    while it is under way, and after a crash."""
+    """The last change: `before` holds each key that it touched with what was there (None: nothing), `formers` what was known
+    then of foreign values. `complete` is False while it is under way, and after a crash."""
 
     title: str
     before: Mapping[Key, Resource | None]
+    formers: Mapping[str, Former]
     complete: bool
 
 
@@ -69,39 +70,32 @@ class Journal:
 
     def formers(self) -> dict[str, Former]:
         """path below /proc/sys → what it was before us."""
-        return {
-            path: Former(entry["before"], entry["ours"], set(entry["needed_by"]))
-            for path, entry in (self._read("formers.json") or {}).items()
-        }
+        return _decoded_formers(self._read("formers.json") or {})
 
     def keep_formers(self, formers: Mapping[str, Former]) -> None:
         if not formers:
             self._remove("formers.json")
             return
-        entries = {
-            path: {"before": former.before, "ours": former.ours, "needed_by": sorted(former.needed_by)}
-            for path, former in formers.items()
-        }
-        self._write("formers.json", entries)
+        self._write("formers.json", _encoded_formers(formers))
 
     def last_change(self) -> Change | None:
         entry = self._read("last.json")
         if entry is None:
             return None
-        return Change(entry["title"], _decoded(entry["before"]), entry["complete"])
+        return Change(entry["title"], _decoded(entry["before"]), _decoded_formers(entry["formers"]), entry["complete"])
 
     def begin(self, title: str, before: Mapping[Key, Resource | None]) -> Change:
         """Note what is about to be touched. After a crash half-way, what the dead process noted is still what undo leads
         back to."""
-        last = self._read("last.json")
-        if last is not None and not last["complete"]:
-            before = {**before, **_decoded(last["before"])}
-        change = Change(title, before, complete=False)
+        last, formers = self.last_change(), self.formers()
+        if last is not None and not last.complete:
+            before, formers = {**before, **last.before}, {**last.formers}
+        change = Change(title, before, formers, complete=False)
         self._write_change(change)
         return change
 
     def complete(self, change: Change) -> None:
-        self._write_change(Change(change.title, change.before, complete=True))
+        self._write_change(replace(change, complete=True))
 
     def forget_change(self) -> None:
         self._remove("last.json")
@@ -114,7 +108,9 @@ class Journal:
 
     def _write_change(self, change: Change) -> None:
         before = [[serial.encode(key), serial.encode(resource)] for key, resource in change.before.items()]
-        self._write("last.json", {"title": change.title, "complete": change.complete, "before": before})
+        formers = _encoded_formers(change.formers)
+        content = {"title": change.title, "complete": change.complete, "formers": formers, "before": before}
+        self._write("last.json", content)
 
     def _read(self, name: str) -> Any:
         try:
@@ -135,3 +131,14 @@ class Journal:
 
 def _decoded(before: list[list[Any]]) -> dict[Key, Resource | None]:
     return {serial.decode(key): serial.decode(resource) for key, resource in before}
+
+
+def _encoded_formers(formers: Mapping[str, Former]) -> dict[str, dict[str, Any]]:
+    return {
+        path: {"before": former.before, "ours": former.ours, "needed_by": sorted(former.needed_by)}
+        for path, former in formers.items()
+    }
+
+
+def _decoded_formers(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Former]:
+    return {path: Former(e["before"], e["ours"], set(e["needed_by"])) for path, e in entries.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
-from ductwork.kernel_model import KernelModel
+from ductwork.kernel_model import KERNEL_PROTOCOL, KernelModel
 from ductwork.resources import (
     HOST,
     KINDS,
@@ -46,16 +46,19 @@ class Conflict:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`operations` in the order of doing. `conflicts`: nothing may be done while there are any. `kept`: what would have
-    been removed, but others have joined it. `announcements`: addresses whose neighbours are told at the end."""
+    been removed, but others have joined it. `lost`: what goes with something else, also what is made again at once.
+    `announcements`: addresses whose neighbours are told at the end."""
 
     operations: tuple[Operation, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     kept: tuple[Resource, ...] = ()
+    lost: tuple[Resource, ...] = ()
     announcements: tuple[Address, ...] = ()
 
     def before(self, observed: State) -> dict[Key, Resource | None]:
         """What was there under each key that the plan touches: what undo leads back to."""
-        return {key: observed.get(key) for key in map(key_of, self.operations)}
+        touched = (*map(key_of, self.operations), *(resource.key for resource in self.lost))
+        return {key: observed.get(key) for key in touched}
 
 
 def plan(desired: State, observed: State, mine: Mine) -> Plan:
@@ -66,13 +69,13 @@ def plan(desired: State, observed: State, mine: Mine) -> Plan:
     deletions -= {resource.key for resource in kept}
     deletions |= _collected(desired, observed, deletions)
     _pair_up(desired, observed, deletions)
-    operations = _order(desired, observed, deletions, updates)
+    operations, lost = _order(desired, observed, deletions, updates)
     announced = tuple(
         operation.after
         for operation in operations
         if isinstance(operation, Create) and isinstance(operation.after, Address) and operation.after.netns
     )
-    return Plan(operations, tuple(conflicts), kept, announced)
+    return Plan(operations, tuple(conflicts), kept, lost, announced)
 
 
 def changed_fields(before: Resource, after: Resource) -> frozenset[str]:
@@ -150,7 +153,10 @@ def _pair_up(desired: State, observed: State, deletions: set[Key]) -> None:
             deletions.add(want.absorbed_by)
 
 
-def _order(desired: State, observed: State, deletions: set[Key], updates: dict[Key, Update]) -> tuple[Operation, ...]:
+def _order(
+    desired: State, observed: State, deletions: set[Key], updates: dict[Key, Update]
+) -> tuple[tuple[Operation, ...], tuple[Resource, ...]]:
+    """(the operations in order, what is lost by them)."""
     model = KernelModel(observed)
     operations: list[Operation] = []
     doomed = [key for key in observed if key in deletions]
@@ -164,11 +170,12 @@ def _order(desired: State, observed: State, deletions: set[Key], updates: dict[K
             changes.append(update)
             model.do(update)
     missing = [want for key, want in desired.items() if model.state.get(key) != want]
-    missing += _collateral(desired, observed, deletions, model)
+    lost = tuple(r for key, r in observed.items() if key not in model.state and not _is_the_kernels(r))
+    missing += (r for r in lost if r.key not in desired and _comes_back(r, desired, deletions, model))
     # By kind, the new before the changed: a default route that moves to a new link needs that link's address.
     changes = [*(Create(resource) for resource in missing), *changes]
     operations += sorted(changes, key=lambda operation: _RANK[type(operation.target)])
-    return tuple(_by_namespace(operations))
+    return tuple(_by_namespace(operations)), lost
 
 
 def _delete_rank(resource: Resource) -> tuple[int, int]:
@@ -182,13 +189,16 @@ def _goes_with_its_link(resource: Resource, deletions: set[Key]) -> bool:
     return any(required.kind == "link" and required in deletions for required in resource.requires())
 
 
-def _collateral(desired: State, observed: State, deletions: set[Key], model: KernelModel) -> Iterable[Resource]:
-    """What nobody wanted to lose: foreign addresses, routes and ports that went with something of ours that comes back."""
-    for key, resource in observed.items():
-        if key in model.state or key in deletions or key in desired or isinstance(resource, Link | Sysctl):
-            continue
-        if all(required in model.state or required in desired for required in resource.requires()):
-            yield resource
+def _comes_back(resource: Resource, desired: State, deletions: set[Key], model: KernelModel) -> bool:
+    """Whether nobody wanted to lose it: a foreign address, route or port on something of ours that is made anew."""
+    if resource.key in deletions or isinstance(resource, Link | Sysctl):
+        return False
+    return all(required in model.state or required in desired for required in resource.requires())
+
+
+def _is_the_kernels(resource: Resource) -> bool:
+    """A subnet's route, which comes with the address."""
+    return isinstance(resource, Route) and resource.protocol == KERNEL_PROTOCOL
 
 
 def _by_namespace(operations: list[Operation]) -> list[Operation]:

@@ -177,6 +177,7 @@ class Reconciler:
                     "a change can be undone once, on the host and in the namespace where it was made, until the next boot",
                 )
             report = self._transact(Restore(f"undo {last.title}", last.before), lambda: None)
+            self._journal.keep_formers(self._still_ours(last.formers))
             self._journal.forget_change()
             return report
 
@@ -240,6 +241,8 @@ class Reconciler:
                 f"{reason}. Taking it back did not succeed either: {'; '.join(left)}",
                 "see what is in the way, then run `ductwork undo`, or apply again",
             )
+        if transaction.change:
+            self._journal.keep_formers(self._still_ours(transaction.change.formers))
         self._journal.forget_change()
         raise ApplyError(f"{reason}. What was begun was taken back", "mend the cause, then apply again")
 
@@ -321,7 +324,7 @@ class Reconciler:
         if goal.links is None:
             known = self._system.sysctls.read_paths(sysctl_paths(facts))
             facts = desire.facts(state, cookies, self._as_without_us(known), self._system.iptables)
-            _add_sysctls(state, known)
+            _add_sysctls(state, known, {})
         return Observation(state, facts, waiting)
 
     def _read_containers(self, references: Sequence[str]) -> tuple[dict[str, ContainerReading], dict[str, str]]:
@@ -375,8 +378,9 @@ class Reconciler:
             desired = desire.without_ipv6(desired)
         needed = {r.path: r.value for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST and not r.link}
         desired |= self._put_back(goal, needed)
-        wanted = [r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST]
-        _add_sysctls(observation.state, self._system.sysctls.read_paths(wanted))
+        wanted = {r.path: r.link for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
+        wanted |= desire.sysctls_to_lose(desired, observation.state, mine)
+        _add_sysctls(observation.state, self._system.sysctls.read_paths(wanted), wanted)
         return desired, needed
 
     def _put_back(self, goal: Goal, needed: Mapping[str, str]) -> dict[Key, Resource]:
@@ -419,8 +423,7 @@ class Reconciler:
         formers = self._journal.formers()
         if not formers:
             return
-        present = self._system.sysctls.read_paths(formers)
-        left = {path: former for path, former in formers.items() if present.get(path) == former.ours}
+        left = self._still_ours(formers)
         if goal.links is None and goal.needs:
             needed = {r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
             for path, former in left.items():
@@ -430,16 +433,20 @@ class Reconciler:
                     former.needed_by.discard(goal.needs)
         self._journal.keep_formers(left)
 
+    def _still_ours(self, formers: Mapping[str, Former]) -> dict[str, Former]:
+        present = self._system.sysctls.read_paths(formers)
+        return {path: former for path, former in formers.items() if present.get(path) == former.ours}
+
 
 def _container_of(resource: Resource) -> str:
     """Whose death explains that a resource could not be made."""
     return resource.netns or (resource.owner.container if resource.owner else HOST)
 
 
-def _add_sysctls(state: object, values: Mapping[str, str]) -> None:
+def _add_sysctls(state: object, values: Mapping[str, str], links: Mapping[str, str]) -> None:
     assert isinstance(state, dict)
     for path, value in values.items():
-        resource = Sysctl(HOST, path, value)
+        resource = Sysctl(HOST, path, value, link=links.get(path, ""))
         state[resource.key] = resource
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from typing import TypeVar
 
-from ductwork.kernel_model import IPV6_MIN_MTU, KernelModel
+from ductwork.kernel_model import IPV6_MIN_MTU, KERNEL_PROTOCOL, KernelModel
 from ductwork.resources import (
     HOST,
     PROTOCOL,
@@ -50,8 +50,6 @@ T = TypeVar("T")
 NETLINK_KINDS: frozenset[type] = frozenset({Link, Port, Address, Route, Neighbour, FdbEntry})
 FILTER_KINDS: frozenset[type] = frozenset({NftTable, NftElement, IptablesRule})
 BRIDGE_PORTS = 1023
-KERNEL_PROTOCOL = 2
-"""RTPROT_KERNEL: the routes that come and go with addresses."""
 HOST_COOKIE = 1
 
 _UNMARKED = Owner("")
@@ -63,6 +61,7 @@ _LINK_SYSCTLS = {
     "net/ipv6/conf/{}/force_forwarding": "0",
 }
 _HOST_SYSCTLS = {"net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/all/force_forwarding": "0"}
+_TOLD = ("accept_ra", "autoconf", "disable_ipv6")
 _SET = re.compile(r"add (?:set|map) \S+ \S+ (\S+) \{ (.*) \}")
 
 
@@ -332,12 +331,8 @@ class FakeKernel:
         return (resource for key, resource in self.state.items() if isinstance(resource, kind) and key.netns == netns)
 
     def _kernel_routes(self, netns: str) -> Iterator[Route]:
-        """The subnets of the addresses of links that are up, and the link-local one."""
-        up = {link.name: link for link in self._all(Link, netns) if link.up}
-        for link in up.values():
-            if link.mtu_bytes >= IPV6_MIN_MTU:
-                to = ip_network("fe80::/64")
-                yield Route(netns, to, link.name, metric=256, protocol=KERNEL_PROTOCOL)
+        """The subnets of the addresses of links that are up."""
+        up = {link.name for link in self._all(Link, netns) if link.up}
         for address in self._all(Address, netns):
             subnet = _interface(address).network
             if address.link not in up or address.secondary or subnet.prefixlen == subnet.max_prefixlen:
@@ -351,6 +346,8 @@ class FakeKernel:
         found = [_raw(r, owners) for key, r in self.state.items() if key.netns == netns and type(r) in kinds]
         if Route in kinds:
             found += self._kernel_routes(netns)
+        if Link in kinds and netns != HOST:  # a container's links tell these along (IFLA_INET6_CONF)
+            found += [r for r in self._all(Sysctl, netns) if r.path.startswith("net/ipv6/") and r.path.endswith(_TOLD)]
         return [self._with_indexes(r) if isinstance(r, Link) else r for r in found]
 
     def _with_indexes(self, raw: Link) -> Link:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ductwork.drivers import View
+from ductwork.kernel_model import IPV6_MIN_MTU
 from ductwork.naming import host_ifname, mac_address
 from ductwork.resources import HOST, Address, IPAddress, Link, Port, Resource, Route, Sysctl, VethSpec
 from ductwork.resources.route import ANYWHERE, DEFAULT_METRIC_V6
@@ -33,7 +34,7 @@ def bridge_resources(network: Network, bridge: str, mtu_bytes: int, view: View) 
     mac = mac_address(view.seed, network.name, "bridge")
     yield Link(HOST, bridge, "bridge", mac, mtu_bytes, owner=owner)
     # A container must not be able to configure the host by a router advertisement.
-    for name in ("accept_ra", "autoconf"):
+    for name in ("accept_ra", "autoconf") if mtu_bytes >= IPV6_MIN_MTU else ():
         yield Sysctl(HOST, f"net/ipv6/conf/{bridge}/{name}", "0", link=bridge, owner=owner)
     yield from _host_addresses(network, bridge, view)
     yield from nat.network_elements(network, bridge, owner, iptables=view.facts.iptables)
@@ -66,10 +67,10 @@ def veth_resources(network: Network, bridge: str, mtu_bytes: int, attachment: At
     yield Link(HOST, outer, "veth", outer_mac, mtu, spec=spec, owner=owner)
     yield Link(container, interface, "veth", attachment.mac, mtu, spec=VethSpec(HOST, outer), owner=owner)
     yield Port(HOST, outer, bridge, owner)
-    yield from _inside(network, attachment, view)
+    yield from _inside(network, attachment, mtu, view)
 
 
-def _inside(network: Network, attachment: Attachment, view: View) -> Iterator[Resource]:
+def _inside(network: Network, attachment: Attachment, mtu_bytes: int, view: View) -> Iterator[Resource]:
     owner = view.owner(network.name, attachment)
     container, interface = attachment.id
     wants_v6 = network.ipv6 == "slaac" or any(subnet.version == 6 for subnet in network.subnets)
@@ -77,7 +78,7 @@ def _inside(network: Network, attachment: Attachment, view: View) -> Iterator[Re
     conf = f"net/ipv6/conf/{interface}"
     if wants_v6:  # Docker switches IPv6 off in its containers
         yield Sysctl(container, f"{conf}/disable_ipv6", "0", link=interface, owner=owner)
-    for name in ("accept_ra", "autoconf"):
+    for name in ("accept_ra", "autoconf") if mtu_bytes >= IPV6_MIN_MTU else ():
         yield Sysctl(container, f"{conf}/{name}", router_advertisements, link=interface, owner=owner)
     for address in view.addresses.get(attachment.id, ()):
         yield Address(container, interface, address.ip, address.network.prefixlen, owner=owner)
