@@ -360,8 +360,55 @@ class TestDocker:
 
     @pytest.mark.parametrize("url", ["ssh://host", "fd://", "npipe:////./pipe", "/var/run/docker.sock", "tcp://h:x"])
     def test_other_ways_of_speaking_are_refused(self, url: str) -> None:
-        with pytest.raises(ContainerError):
+        with pytest.raises(ContainerError, match="does not answer" if url == "tcp://h:x" else "cannot speak"):
             DockerRuntime(url).find(["web"])
+
+    def test_tls_is_refused_where_it_would_be_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        with pytest.raises(ContainerError, match="cannot speak"):
+            DockerRuntime("tcp://127.0.0.1:1").find(["web"])
+        with pytest.raises(ContainerError, match="does not answer"):
+            DockerRuntime(f"unix://{tmp_path}/none").find(["web"])
+
+    def test_a_control_group_below_the_containers_is_another_containers(self, dockerd: DockerHost) -> None:
+        daemon = next(p for p in cgroup_processes(dockerd) if Path(f"/proc/{p}/comm").read_text() == "dockerd\n")
+        assert docker_module._in_cgroup_of(daemon, "daemon")
+        assert not docker_module._in_cgroup_of(daemon, f"ductwork-test-{dockerd.netns}")
+
+
+def cgroup_processes(dockerd: DockerHost) -> list[int]:
+    folder = docker_host._unified() / f"ductwork-test-{dockerd.netns}" / "daemon"
+    return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
+
+
+def listed(identity: str, *names: str, mode: str = "none", state: str = "running") -> dict[str, object]:
+    return {"Id": identity, "Names": list(names), "State": state, "HostConfig": {"NetworkMode": mode}}
+
+
+def test_a_container_that_is_removed_between_two_questions_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [listed("a" * 64, "/web")]
+    monkeypatch.setattr(DockerRuntime, "_get", lambda self, path: entries if path.endswith("all=1") else None)
+    assert DockerRuntime().find(["web"]) == {}
+
+
+def test_a_missing_thing_is_none_and_no_error(tmp_path: Path) -> None:
+    with listening(f"{tmp_path}/sock", b'HTTP/1.0 404 Not Found\r\n\r\n{"message": "none"}'):
+        assert DockerRuntime(f"unix://{tmp_path}/sock")._pid("a" * 64) is None
+
+
+def test_names_of_docker() -> None:
+    """Legacy links give a container a second name; an ID's beginning that two have is nobody's; a peer may be gone."""
+    one, two = "a" * 20 + "1" * 44, "a" * 20 + "2" * 44
+    entries = [
+        listed(one, "/web/alias", "/db"),
+        listed(two, mode=f"container:{'c' * 64}"),
+        listed("b" * 64, "/x", mode=f"container:{one}"),
+    ]
+    containers = docker_module._Containers(entries)
+    assert containers.match("db") is entries[0]
+    assert containers.match("alias") is containers.match("a" * 20) is None
+    assert containers.match("a" * 20 + "2") is entries[1]
+    assert [containers.mode(entry) for entry in entries] == ["none", f"container:{'c' * 64}", "container:db"]
 
 
 @contextmanager
@@ -458,7 +505,8 @@ class TestResolver:
         try:
             with pytest.raises(ContainerError, match=f"netns:{name} and pid:{name}"):
                 resolver().resolve([name])
-            assert all(resolver().resolve([f"netns:{name}", f"pid:{name}"]).values())
+            found = resolver().resolve([f"netns:{name}", f"pid:{name}"])
+            assert [sandbox and sandbox.runtime for sandbox in found.values()] == ["netns", "pid"]
         finally:
             ip("netns", "delete", name)
 

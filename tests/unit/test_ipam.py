@@ -164,6 +164,13 @@ def test_on_a_lan_nothing_is_allocated_unasked(options: LanOptions) -> None:
     assert texts(assign(site([given_range], attachment("web")), "", {})) == {"web": ["192.168.1.200/24"]}
 
 
+@pytest.mark.parametrize("uplink", [{"": "eth0", "beta": "eth1"}, {"alpha": "eth0"}])
+def test_an_uplink_of_this_host_or_of_all_is_a_lan(uplink: dict[str, str]) -> None:
+    lan = network("192.168.1.0/24", options=LanOptions(uplink=uplink))
+    with pytest.raises(AllocationError, match="not ours"):
+        assign(site([lan], attachment("web", host="alpha")), "alpha", {})
+
+
 def test_an_uplink_of_another_host_does_not_matter_here() -> None:
     lan = network("192.168.1.0/24", options=LanOptions(uplink={"beta": "eth0"}))
     assert texts(assign(site([lan], attachment("web", host="alpha")), "alpha", {})) == {"web": ["192.168.1.1/24"]}
@@ -176,7 +183,7 @@ def test_slaac_is_left_to_the_container() -> None:
     assert texts(assign(site([alone], attachment("web")), "", {})) == {"web": []}
 
 
-@pytest.mark.parametrize("remembered", ["10.9.9.2", "10.1.1.1", "10.1.1.5", "10.1.1.0", "10.1.1.200"])
+@pytest.mark.parametrize("remembered", ["::a01:107", "10.9.9.2", "10.1.1.1", "10.1.1.5", "10.1.1.0", "10.1.1.200"])
 def test_a_remembered_address_that_no_longer_fits_is_replaced(remembered: str) -> None:
     pods = network("10.1.1.0/24", gateways=("10.1.1.1",), allocate={"": (span("10.1.1.0", "10.1.1.99"),)})
     it = site([pods], attachment("web"), attachment("db", "10.1.1.5/24"))
@@ -229,7 +236,7 @@ def sites(draw: st.DrawFn) -> Site:
     attachments = []
     for host in ("alpha", "beta"):
         for name in draw(names):
-            own = written and draw(st.booleans())
+            own = bool(written) and draw(st.booleans())
             attachments.append(attachment(name, *([f"{v4[written.pop()]}/{v4.prefixlen}"] if own else []), host=host))
     return site([pods], *attachments, hosts={"alpha": Host("alpha"), "beta": Host("beta")})
 

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,39 @@ def test_a_lock_held_for_long_is_an_error_that_says_try_again(path: Path, monkey
     assert caught.value.retry
     assert store.leases("s", "pods") == {WEB: (V4,)}  # reading does not wait
     holder.close()
+
+
+def test_who_reads_does_not_hold_up_who_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.05)
+    store = SqliteStore(path)
+    store.lease("s", "pods", WEB, (V4,))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM lease").fetchall()
+    store.lease("s", "pods", DB, (OTHER,))
+    reader.close()
+
+
+class Contended(sqlite3.Connection):
+    """What a change of mode meets about once in a hundred, where several create the file at once."""
+
+    refusals = 2
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        if "journal_mode" in args[0] and self.refusals:
+            self.refusals -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
+        return super().execute(*args)
+
+
+def test_a_change_of_mode_that_sqlite_does_not_wait_for_is_tried_again(path: Path) -> None:
+    path.parent.mkdir()
+    db = sqlite3.connect(path, factory=Contended)
+    module._set_wal(db)
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    db.close()
 
 
 @pytest.mark.parametrize("content", [b"this is no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000])

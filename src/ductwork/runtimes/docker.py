@@ -72,7 +72,7 @@ class DockerRuntime:
         answer = self._get(f"/containers/{identity}/json")
         if answer is None:
             return None
-        return int(answer["State"]["Pid"]) if answer["State"]["Running"] else 0
+        return int(answer["State"]["Pid"])
 
     def _is_its(self, identity: str, pid: int) -> bool:
         if _in_cgroup_of(pid, identity):
