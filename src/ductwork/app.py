@@ -57,6 +57,7 @@ def build_engine(
 
     def close() -> None:
         netlinks[0].close()
+        visitor.close()
         store.close()
 
     return Engine(reconciler, store, machine or socket.gethostname(), close)

@@ -1,7 +1,7 @@
 """Network namespaces: their identity, and running code inside them.
 
-Invariant: the calling thread never leaves its own namespace; another thread goes in its place, and ends there. A
-namespace's inode is reused as soon as it is gone; its cookie never is (SO_NETNS_COOKIE, kernel 5.14).
+Invariant: the calling thread never leaves its own namespace; another thread goes in its place. A namespace's inode is
+reused as soon as it is gone; its cookie never is (SO_NETNS_COOKIE, kernel 5.14).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from ductwork.errors import MissingToolError
 
@@ -47,20 +48,53 @@ def inside(fd: int, work: Callable[[], T]) -> T:
 
     Programs that it starts, sockets that it opens and /proc/sys/net below it are that namespace's.
     """
+    results: list[T] = []
+    errors: list[BaseException] = []
 
-    def entered() -> T:
-        _enter(fd)
-        return work()
+    def run() -> None:
+        try:
+            _enter(fd)
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
 
-    return _in_thread(entered)
+    thread = threading.Thread(target=run, name="netns")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 class Visitor:
-    """Goes into namespaces one after the other, each round in a thread of its own."""
+    """A thread that goes into namespaces one after the other and comes home after each round: started when first needed
+    (0.1 ms), asked in a tenth of that. Its home is the namespace of the thread that first sends it."""
+
+    def __init__(self) -> None:
+        self._rounds: SimpleQueue[list[tuple[Callable[[], int], Callable[[], Any]]] | None] = SimpleQueue()
+        self._returned: SimpleQueue[list[Any]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def visit(self, places: Iterable[tuple[Callable[[], int], Callable[[], T]]]) -> list[T | Exception]:
         """For each (open, work): open the namespace, run `work` in it; errors are given in place of results."""
-        return _in_thread(lambda: [_visited(open_netns, work) for open_netns, work in places])
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._travel, name="visitor", daemon=True)
+            self._thread.start()
+        self._rounds.put(list(places))
+        return self._returned.get()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._rounds.put(None)
+            self._thread.join()
+
+    def _travel(self) -> None:
+        home = open_own()
+        while (places := self._rounds.get()) is not None:
+            results = [_visited(open_netns, work) for open_netns, work in places]
+            _enter(home)
+            self._returned.put(results)
+        os.close(home)
 
 
 def _visited(open_netns: Callable[[], int], work: Callable[[], T]) -> T | Exception:
@@ -73,25 +107,6 @@ def _visited(open_netns: Callable[[], int], work: Callable[[], T]) -> T | Except
         return work()
     except Exception as error:
         return error
-
-
-def _in_thread(work: Callable[[], T]) -> T:
-    """The thread ends in whatever namespace it is then, and so keeps none alive."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="netns")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
 def _enter(fd: int) -> None:
