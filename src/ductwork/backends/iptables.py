@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ductwork.backends.program import Result, run
 from ductwork.errors import MissingToolError
-from ductwork.resources import HOST, Delete, IptablesRule, Operation, Outcome, Owner, Resource
+from ductwork.resources import HOST, Delete, IptablesRule, Operation, Outcome, Resource
+from ductwork.resources.base import SHARED
 from ductwork.resources.iptables_rule import CHAIN
 
 PROGRAMS = {"ip": "iptables", "ip6": "ip6tables"}
-SHARED = Owner("ductwork", "shared")
-"""Whose the rule is: by its comment it is ours, and no single site's."""
 _MOST_COPIES = 16
 """Of our rule, where somebody restored saved rules on top of the present ones."""
 

@@ -14,11 +14,10 @@ from typing import Any
 from ductwork.backends.program import Result, run
 from ductwork.errors import MissingToolError
 from ductwork.resources import HOST, Create, Delete, Key, NftElement, NftTable, Operation, Outcome, Owner, Resource, Update
+from ductwork.resources.base import SHARED
 
 TABLES = (("inet", "ductwork"), ("bridge", "ductwork"))
 PACKAGE = "nftables"
-SHARED = Owner("ductwork", "shared")
-"""Whose a table is that every site uses: by its name it is ours, and no single site's."""
 
 Json = dict[str, Any]
 
