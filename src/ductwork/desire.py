@@ -89,9 +89,9 @@ def unparked(desired: State, observed: State, mine: Callable[[Resource], bool]) 
 
 
 def sysctls_to_lose(desired: State, observed: State, mine: Callable[[Resource], bool]) -> dict[str, str]:
-    """The sysctls of bridges that are to go, path → bridge: what undo must give to a bridge that it makes again."""
+    """The sysctls of bridges that are to go or to change, path → bridge: undo must give them back."""
     bridges = (r for r in observed.values() if isinstance(r, Link) and r.kind == "bridge" and r.netns == HOST)
-    doomed = [bridge.name for bridge in bridges if bridge.key not in desired and mine(bridge)]
+    doomed = [bridge.name for bridge in bridges if desired.get(bridge.key) != bridge and mine(bridge)]
     return {path.format(name): name for name in doomed for path in _BRIDGE_SYSCTLS}
 
 

@@ -131,13 +131,12 @@ def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, .
 
 
 def _collected(desired: State, observed: State, deletions: set[Key]) -> set[Key]:
-    """Shared resources that nothing needs any more."""
+    """Shared resources that nothing needs, neither what is wanted nor what stays."""
     shared = {key for key, resource in observed.items() if resource.collected and key not in desired}
     if not shared:
         return shared
-    for key, resource in observed.items():
-        if key not in deletions or key in desired:
-            shared.difference_update(resource.requires())
+    for resource in (*desired.values(), *(r for key, r in observed.items() if key not in deletions)):
+        shared.difference_update(resource.requires())
     return shared
 
 
