@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from functools import lru_cache
 
 IFNAMSIZ = 15
 """Longest interface name (include/uapi/linux/if.h, less the terminating zero)."""
 
 
+@lru_cache(4096)
 def host_ifname(container: str, interface: str) -> str:
     """The host's end of an attachment: `dw`, the container's first letters, seven characters of digest."""
     readable = re.sub(r"[^a-z0-9]", "", container.rpartition(":")[2].lower())[:5]
@@ -24,6 +26,7 @@ def vxlan_ifname(network: str) -> str:
     return _shortened("vx-", network)
 
 
+@lru_cache(16384)
 def mac_address(*seed: str) -> str:
     """A stable, locally administered unicast MAC (IEEE 802: second-lowest bit of the first octet)."""
     octets = hashlib.blake2b("\0".join(seed).encode(), digest_size=5).digest()

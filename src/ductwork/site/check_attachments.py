@@ -169,6 +169,33 @@ def routes_fit(draft: Draft) -> Iterator[Problem]:
             seen.add(target)
 
 
+def one_way_each(draft: Draft) -> Iterator[Problem]:
+    """A container has one routing table: of two attachments that ask for a route to the same place, one would lose."""
+    seen: dict[tuple[str, str, str], Plug] = {}
+    for plug in draft.plugs:
+        for key, target in _asked_for(plug):
+            other = seen.setdefault((plug.model.host, plug.model.container, target), plug)
+            if other is not plug:
+                message = (
+                    f"`{plug.model.container}` has its route to {target} by way of network `{other.model.network}` already"
+                )
+                yield Problem((*plug.path, key), message, "let one attachment have it, and give the other `gateway: false`")
+
+
+def _asked_for(plug: Plug) -> Iterator[tuple[str, str]]:
+    """(the key that asks, the destination)."""
+    gateway = plug.model.gateway
+    offered: tuple[IPAddress, ...] = ()
+    if plug.network is not None and gateway is True:
+        families = {address.version for address, _ in plug.model.address}
+        offered = tuple(each for each in gateways(plug.network) if not families or each.version in families)
+    elif gateway is not None and not isinstance(gateway, bool):
+        offered = (gateway,)
+    yield from {("gateway", f"everywhere (IPv{each.version})") for each in offered}
+    for route in plug.model.routes:
+        yield "routes", str(route.to or f"everywhere (IPv{route.via.version})")
+
+
 def ranges_fit(draft: Draft) -> Iterator[Problem]:
     """Each range of `allocate` is in one subnet; two hosts' do not overlap."""
     for name, network in draft.networks.items():
@@ -276,6 +303,7 @@ ATTACHMENT_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     mac_once,
     gateway_fits,
     routes_fit,
+    one_way_each,
     ranges_fit,
     allocation_is_certain,
     enough_addresses,
