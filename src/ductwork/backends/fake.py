@@ -19,6 +19,7 @@ from typing import TypeVar
 from ductwork.kernel_model import IPV6_MIN_MTU, KERNEL_PROTOCOL, KernelModel
 from ductwork.resources import (
     HOST,
+    KINDS,
     PROTOCOL,
     Address,
     Create,
@@ -347,7 +348,9 @@ class FakeKernel:
         if Route in kinds:
             found += self._kernel_routes(netns)
         if Link in kinds and netns != HOST:  # a container's links tell these along (IFLA_INET6_CONF)
-            found += [r for r in self._all(Sysctl, netns) if r.path.startswith("net/ipv6/") and r.path.endswith(_TOLD)]
+            told = (r for r in self._all(Sysctl, netns) if r.path.startswith("net/ipv6/") and r.path.endswith(_TOLD))
+            found += [replace(sysctl, owner=None) for sysctl in told]
+        found.sort(key=lambda resource: KINDS.index(type(resource)))  # as one dump after the other
         return [self._with_indexes(r) if isinstance(r, Link) else r for r in found]
 
     def _with_indexes(self, raw: Link) -> Link:

@@ -1,0 +1,175 @@
+"""A host without a kernel: the engine over the fake kernel, with what a machine has before ductwork comes.
+
+Invariant: nothing of the real machine is touched but a directory for the journal, in memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from types import TracebackType
+
+from ductwork.backends.fake import HOST_COOKIE, FakeKernel
+from ductwork.engine import Engine
+from ductwork.errors import AllocationError
+from ductwork.journal import Journal
+from ductwork.reconciler import Reconciler, System
+from ductwork.resources import (
+    HOST,
+    Address,
+    Create,
+    Key,
+    Link,
+    Resource,
+    Route,
+    Sysctl,
+    Update,
+    VethSpec,
+)
+from ductwork.resources.route import BOOT_PROTOCOL, DEFAULT_METRIC_V6
+from ductwork.runtimes import Sandbox
+
+Snapshot = dict[Key, tuple[Resource, bool, bool]]
+
+
+class Killed(BaseException):
+    """The process dies here: no handler of ours sees it."""
+
+
+class MemoryStore:
+    """The store's protocol over two dictionaries."""
+
+    def __init__(self) -> None:
+        self._leases: dict[tuple[str, str], dict[tuple[str, str, str], tuple[IPv4Address | IPv6Address, ...]]] = {}
+        self._tables: dict[str, dict[str, dict[str, object]]] = {}
+
+    def leases(self, site: str, network: str) -> dict[tuple[str, str, str], tuple[IPv4Address | IPv6Address, ...]]:
+        return dict(self._leases.get((site, network), {}))
+
+    def lease(
+        self, site: str, network: str, holder: tuple[str, str, str], addresses: tuple[IPv4Address | IPv6Address, ...]
+    ) -> None:
+        theirs = self._leases.setdefault((site, network), {})
+        if any(address in its for other, its in theirs.items() if other != holder for address in addresses):
+            raise AllocationError("another has it")
+        theirs.pop(holder, None)
+        if addresses:
+            theirs[holder] = addresses
+
+    def lease_all(
+        self,
+        site: str,
+        changes: Iterable[tuple[str, tuple[str, str, str], tuple[IPv4Address | IPv6Address, ...]]],
+    ) -> None:
+        for network, holder, addresses in changes:
+            self.lease(site, network, holder, addresses)
+
+    def remember(self, table: str, key: str, value: dict[str, object] | None) -> None:
+        self._tables.setdefault(table, {}).pop(key, None)
+        if value is not None:
+            self._tables[table][key] = value
+
+    def remembered(self, table: str) -> dict[str, dict[str, object]]:
+        return dict(self._tables.get(table, {}))
+
+
+class FakeResolver:
+    """Every container of the fake kernel is a running one."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        self.notes: list[str] = []
+        self._kernel = kernel
+
+    def resolve(self, references: Iterable[str]) -> dict[str, Sandbox | None]:
+        return {
+            name: Sandbox("netns", name, name, partial(self._kernel.open_netns, name))
+            if name in self._kernel.containers
+            else None
+            for name in references
+        }
+
+
+@dataclass
+class FakeHost:
+    """The kernel and what outlives an engine. `sends_left`: the engine is killed when so many gates have been passed."""
+
+    kernel: FakeKernel = field(default_factory=FakeKernel)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    sends_left: int | None = None
+    gates: int = 0
+
+    def __post_init__(self) -> None:
+        self.kernel.gate = self._gate
+        memory = Path("/dev/shm")
+        self._run = tempfile.TemporaryDirectory(prefix="dwp-", dir=memory if memory.is_dir() else None)
+
+    def __enter__(self) -> FakeHost:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._run.cleanup()
+
+    def engine(self) -> Engine:
+        """A new process: it knows what the kernel, the journal and the store know."""
+        kernel = self.kernel
+        system = System(kernel.links(), kernel.sysctls(), (kernel.filters(),), frozenset({"ip", "ip6"}), kernel, kernel.cookie)
+        journal = Journal(HOST_COOKIE, Path(self._run.name))
+        return Engine(Reconciler(lambda _: system, FakeResolver(kernel), journal), self.store, "machine", lambda: None)
+
+    def _gate(self, moment: str) -> None:
+        self.gates += 1
+        if self.sends_left is not None:
+            if self.sends_left == 0:
+                self.sends_left = None
+                raise Killed
+            self.sends_left -= 1
+
+    def snapshot(self) -> Snapshot:
+        """All that can be seen of the kernel from outside, and whether it carries a mark of ours."""
+        return {
+            key: (resource, _is_marked(resource), isinstance(resource, Address) and resource.secondary)
+            for key, resource in self.kernel.state.items()
+        }
+
+    # what others have
+
+    def foreign(self, resource: Resource) -> None:
+        error = self.kernel.do(Create(resource))
+        assert not error, f"{resource}: {error}"
+
+    def sysctl(self, path: str, value: str) -> None:
+        before = self.kernel.state[Key("sysctl", HOST, (path,))]
+        assert isinstance(before, Sysctl)
+        self.kernel.do(Update(before, replace(before, value=value)))
+
+    def plug_in_nic(self) -> None:
+        """The machine's own NIC, its address and its way out."""
+        self.foreign(Link(HOST, "eth0", "", "52:54:00:00:00:01", 1500))
+        self.foreign(Address(HOST, "eth0", ip_address("10.99.0.1"), 24))
+        self.foreign(Route(HOST, ip_network("0.0.0.0/0"), "eth0", ip_address("10.99.0.254"), protocol=BOOT_PROTOCOL))
+
+    def start_as_docker(self, container: str, number: int, versions: Iterable[int] = (4,)) -> None:
+        """A container with somebody else's interface and default routes."""
+        self.kernel.start(container)
+        outer = f"veth{number}"
+        mac = f"02:42:ac:11:00:{number:02x}"
+        spec = VethSpec(container, "eth0", mac)
+        self.foreign(Link(HOST, outer, "veth", f"02:42:00:00:00:{number:02x}", 1500, spec=spec))
+        self.foreign(Link(container, "eth0", "veth", mac, 1500, spec=VethSpec(HOST, outer)))
+        if 4 in versions:
+            self.foreign(Address(container, "eth0", ip_address("172.17.0.2") + number, 16))
+            gateway = ip_address("172.17.0.1")
+            self.foreign(Route(container, ip_network("0.0.0.0/0"), "eth0", gateway, protocol=BOOT_PROTOCOL))
+        if 6 in versions:
+            self.foreign(Address(container, "eth0", ip_address("fd17::2") + number, 64))
+            gateway = ip_address("fd17::1")
+            self.foreign(Route(container, ip_network("::/0"), "eth0", gateway, DEFAULT_METRIC_V6, protocol=BOOT_PROTOCOL))
+
+
+def _is_marked(resource: Resource) -> bool:
+    """Nothing can be seen of who wrote a sysctl."""
+    return resource.owner is not None and not isinstance(resource, Sysctl)
