@@ -10,8 +10,11 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from ipaddress import IPv6Address
 
+from ductwork.backends.ndisc import advertise
 from ductwork.backends.netlink import decode, encode
 from ductwork.backends.netlink.wire import DONE, Message, NetlinkSocket, Refusal, text, u32
 from ductwork.resources import (
@@ -177,15 +180,23 @@ class NetlinkBackend:
 
     def announce(self, netns: str, addresses: Sequence[Address]) -> None:
         """Tell the neighbours who has these addresses; nothing waits for it, and nothing hangs on its success."""
+        indexes = self._indexes.get(netns, {})
+        known = [(address.address, indexes[address.link]) for address in addresses if address.link in indexes]
         with NetlinkSocket() as opened:
-            indexes = self._indexes.get(netns, {})
-            batch = [
-                encode.announce_v4(address.address, indexes[address.link])
-                for address in addresses
-                if address.address.version == 4 and address.link in indexes
-            ]
-            if batch:
-                opened.execute(batch)
+            solicited = [encode.announce_v4(ip, index) for ip, index in known if ip.version == 4]
+            if solicited:
+                opened.execute(solicited)
+            for ip, index in known:
+                if isinstance(ip, IPv6Address):
+                    self._advertise(opened, ip, index)
+
+    @staticmethod
+    def _advertise(opened: NetlinkSocket, ip: IPv6Address, index: int) -> None:
+        body = opened.get(encode.RTM_GETLINK, encode.ifinfo(index))
+        if body is None:
+            return
+        with suppress(OSError):
+            advertise(ip, decode.mac(body), index)
 
     def _delete_as_group(self, opened: NetlinkSocket, doomed: Sequence[Link]) -> None:
         """One request for all: into a group nobody uses, its members read again, then the group deleted. A link that is
@@ -331,8 +342,7 @@ class _Context:
             self._fused[port_position] = position
         index = self._backend.reserve_index(link.netns, link.name)
         batch.add(position, encode.new_link(link, index, data, master))
-        if link.owner:
-            batch.add(position, encode.set_alias(index, link.owner.alias(link.name, link.kind)))
+        batch.add(position, encode.finish_link(link, index))
 
     @staticmethod
     def _peer_of(link: Link, spec: VethSpec) -> Link:

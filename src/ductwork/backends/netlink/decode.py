@@ -28,7 +28,7 @@ from ductwork.resources import (
 )
 
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
-_IFA_F_SECONDARY, _IFA_F_DEPRECATED = 0x01, 0x20
+_IFA_F_SECONDARY, _IFA_F_NODAD, _IFA_F_DEPRECATED = 0x01, 0x02, 0x20
 _SCOPE_LINK, _SCOPE_HOST = 253, 254
 _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
@@ -96,6 +96,11 @@ def link(netns: str, body: bytes) -> Link:
     )
 
 
+def mac(body: bytes) -> bytes:
+    """The hardware address of a link in an answer to RTM_GETLINK."""
+    return attributes(body, 16).get(1, b"")
+
+
 def group(body: bytes) -> int:
     """The group of a link in an answer to RTM_GETLINK."""
     return _number(attributes(body, 16).get(27))
@@ -141,7 +146,8 @@ def address(netns: str, names: dict[int, str], body: bytes) -> tuple[Address, in
     secondary = own.version == 4 and bool(flags & _IFA_F_SECONDARY)
     protocol = found.get(11, b"\0")[0]
     deprecated = own.version == 6 and bool(flags & _IFA_F_DEPRECATED)
-    return Address(netns, names[index], own, prefixlen, deprecated, nodad=False, secondary=secondary), protocol
+    nodad = own.version == 6 and bool(flags & _IFA_F_NODAD)
+    return Address(netns, names[index], own, prefixlen, deprecated, nodad=nodad, secondary=secondary), protocol
 
 
 def route(netns: str, names: dict[int, str], body: bytes) -> Route | None:

@@ -59,7 +59,10 @@ def _mac(value: str) -> bytes:
 
 
 def _identity(link: Link) -> bytes:
-    return text(3, link.name) + attribute(1, _mac(link.mac)) + u32(4, link.mtu_bytes)
+    """A bridge is born with another MTU than its own: only one that was changed stays when a port with a smaller one joins
+    (BROPT_MTU_SET_BY_USER), and `finish_link` changes it. Not below 1280, where IPv6 would go."""
+    mtu_bytes = link.mtu_bytes ^ 1 if link.kind == "bridge" else link.mtu_bytes
+    return text(3, link.name) + attribute(1, _mac(link.mac)) + u32(4, mtu_bytes)
 
 
 def new_link(link: Link, index: int, data: bytes, master: int) -> Message:
@@ -83,8 +86,10 @@ def vxlan_data(spec: VxlanSpec, underlay_index: int) -> bytes:
     return data + (u32(3, underlay_index) if underlay_index else b"")
 
 
-def set_alias(index: int, alias: str) -> Message:
-    return Message(RTM_SETLINK, 0, ifinfo(index) + attribute(20, alias.encode()))
+def finish_link(link: Link, index: int) -> Message:
+    """What the creating request ignores: the mark, and a bridge's own MTU."""
+    body = attribute(20, link.owner.alias(link.name, link.kind).encode()) if link.owner else b""
+    return Message(RTM_SETLINK, 0, ifinfo(index) + body + (u32(4, link.mtu_bytes) if link.kind == "bridge" else b""))
 
 
 def set_up(index: int, up: bool = True) -> Message:
@@ -100,8 +105,9 @@ def set_group(index: int, group: int) -> Message:
 
 
 def update_link(index: int, before: Link, after: Link) -> Message:
+    """Flags without a mask would be taken for all flags, and switch multicast off (rtnl_dev_combine_flags)."""
     change = IFF_UP if before.up != after.up else 0
-    body = ifinfo(index, IFF_UP if after.up else 0, change)
+    body = ifinfo(index, IFF_UP if after.up else 0, change) if change else ifinfo(index)
     body += attribute(1, _mac(after.mac)) if before.mac != after.mac else b""
     body += u32(4, after.mtu_bytes) if before.mtu_bytes != after.mtu_bytes else b""
     return Message(RTM_SETLINK, 0, body)
