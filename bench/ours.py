@@ -44,7 +44,7 @@ class ByEngine(_Ours):
     """One engine for all turns, as in the agent."""
 
     target = ENGINE_TARGET_MS
-    note = "read, plan, store, apply, verify"
+    note = "read, plan, remember, apply, verify, tell neighbours; told the interface, and allocates the address, as CNI does"
     _engine: Engine | None = None
 
     def prepare(self, turns: int) -> None:
@@ -55,7 +55,7 @@ class ByEngine(_Ours):
 
     def attach(self, turn: int) -> None:
         assert self._engine
-        self._engine.attach(AttachRequest(f"netns:{self.container(turn)}", NETWORK))
+        self._engine.attach(AttachRequest(f"netns:{self.container(turn)}", NETWORK, "eth1"))
 
     def close(self) -> None:
         if self._engine:
@@ -64,7 +64,7 @@ class ByEngine(_Ours):
 
 
 class ByCommand(_Ours):
-    note = "the same as a process of its own"
+    note = "a process of its own; finds a free interface name too"
 
     def prepare(self, turns: int) -> None:
         super().prepare(turns)
@@ -81,7 +81,9 @@ class ByCommand(_Ours):
             raise RuntimeError(f"ductwork {' '.join(words)}: exit {done.returncode}: {done.stderr}")
 
 
-def in_one_process(file: Path, state: Path, rounds: int, expect: Callable[[bool], None]) -> dict[str, list[float]]:
+def in_one_process(
+    file: Path, state: Path, rounds: int, one_more: AttachRequest, expect: Callable[[bool], None]
+) -> dict[str, list[float]]:
     """Milliseconds of each step on the calling thread's host. `expect` is told whether the site is there now."""
     samples: dict[str, list[float]] = {}
 
@@ -99,6 +101,8 @@ def in_one_process(file: Path, state: Path, rounds: int, expect: Callable[[bool]
             expect(True)
             timed("no-op", lambda: engine.apply(site, ""))
             timed("plan, nothing to do", lambda: engine.plan(site, ""))
+            timed("attach one more", lambda: engine.attach(one_more))
+            timed("detach it", lambda: engine.detach(one_more.container, one_more.network))
             timed("destroy", lambda: engine.destroy(site.name))
             expect(False)
     return samples

@@ -17,8 +17,11 @@ from bench.hosts import PREFIX, inside, namespaces, run
 from bench.measure import Figure, Table
 from bench.ours import DUCTWORK, in_one_process
 from bench.process import Cost, cost
+from ductwork.engine import AttachRequest
 
 HOST = PREFIX + "scale"
+NETWORK = "scale"
+ONE_MORE = f"{HOST}-one-more"
 TARGETS_MS = {("no-op", 1000): 1200.0, ("attach", 1000): 3500.0, ("destroy", 1000): 2500.0}
 ROUNDS = {10: 7, 100: 5, 1000: 3}
 VERSION_TARGET_MS = 80.0
@@ -31,13 +34,13 @@ def containers(size: int) -> list[str]:
 def site(size: int) -> str:
     """One bridge with NAT; addresses left out, so that each is allocated and remembered. (JSON is YAML.)"""
     network = {"driver": "bridge", "subnet": "10.80.0.0/20"}
-    plugs = [{"container": f"netns:{name}", "network": "scale"} for name in containers(size)]
-    return json.dumps({"name": "scale", "networks": {"scale": network}, "attachments": plugs})
+    plugs = [{"container": f"netns:{name}", "network": NETWORK} for name in containers(size)]
+    return json.dumps({"name": "scale", "networks": {NETWORK: network}, "attachments": plugs})
 
 
 def tables(sizes: list[int]) -> Iterator[Table]:
     """The command line first, then the same calls inside one process."""
-    with namespaces([HOST, *containers(max(sizes))]):
+    with namespaces([HOST, ONE_MORE, *containers(max(sizes))]):
         for size in sizes:
             with _site_file(size) as file, inside(HOST):
                 yield from by_command(size, file)
@@ -67,7 +70,8 @@ def in_process(size: int, file: Path) -> Table:
     def expect(applied: bool) -> None:
         _expect_links(size if applied else 0)
 
-    steps = in_one_process(file, file.with_name("engine"), ROUNDS[size], expect)
+    one_more = AttachRequest(f"netns:{ONE_MORE}", NETWORK, "eth1")
+    steps = in_one_process(file, file.with_name("engine"), ROUNDS[size], one_more, expect)
     figures = tuple(Figure(step, tuple(samples)) for step, samples in steps.items())
     return Table(f"{size:,} attachments inside one process", figures)
 
