@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ductwork.resources import Key, Resource
 RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
 """Per host namespace; the environment variable is for tests and labs."""
 _LOCK_SECONDS = 60.0
+_UNDER_WAY, _LAST, _FORMERS = "under-way.json", "last.json", "formers.json"
 
 
 @dataclass(slots=True)
@@ -36,13 +37,12 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The last change: `before` holds each key that it touched with what was there (None: nothing), `formers` what was known
-    then of foreign values. `complete` is False while it is under way, and after a crash."""
+    """A change: `before` holds each key that it touched with what was there (None: nothing), `formers` what was known then of
+    foreign values."""
 
     title: str
     before: Mapping[Key, Resource | None]
     formers: Mapping[str, Former]
-    complete: bool
 
 
 class Journal:
@@ -70,47 +70,47 @@ class Journal:
 
     def formers(self) -> dict[str, Former]:
         """path below /proc/sys → what it was before us."""
-        return _decoded_formers(self._read("formers.json") or {})
+        return _decoded_formers(self._read(_FORMERS) or {})
 
     def keep_formers(self, formers: Mapping[str, Former]) -> None:
         if not formers:
-            self._remove("formers.json")
+            self._remove(_FORMERS)
             return
-        self._write("formers.json", _encoded_formers(formers))
+        self._write(_FORMERS, _encoded_formers(formers))
 
     def last_change(self) -> Change | None:
-        entry = self._read("last.json")
-        if entry is None:
-            return None
-        return Change(entry["title"], _decoded(entry["before"]), _decoded_formers(entry["formers"]), entry["complete"])
+        """The change under way when a process died, else the last one that was completed."""
+        return self._read_change(_UNDER_WAY) or self._read_change(_LAST)
 
     def begin(self, title: str, before: Mapping[Key, Resource | None]) -> Change:
         """Note what is about to be touched. After a crash half-way, what the dead process noted is still what undo leads
         back to."""
-        last, formers = self.last_change(), self.formers()
-        if last is not None and not last.complete:
-            before, formers = {**before, **last.before}, {**last.formers}
-        change = Change(title, before, formers, complete=False)
-        self._write_change(change)
-        return change
+        formers: Mapping[str, Former] = self.formers()
+        crashed = self._read_change(_UNDER_WAY)
+        if crashed is not None:
+            before, formers = {**before, **crashed.before}, crashed.formers
+        entries = [[serial.encode(key), serial.encode(resource)] for key, resource in before.items()]
+        self._write(_UNDER_WAY, {"title": title, "formers": _encoded_formers(formers), "before": entries})
+        return Change(title, before, formers)
 
-    def complete(self, change: Change) -> None:
-        self._write_change(replace(change, complete=True))
+    def complete(self) -> None:
+        """The change under way is the last one now."""
+        (self._directory / _UNDER_WAY).replace(self._directory / _LAST)
 
-    def forget_change(self) -> None:
-        self._remove("last.json")
+    def forget_change_under_way(self) -> None:
+        """It was taken back: the one before it is the last one again."""
+        self._remove(_UNDER_WAY)
 
-    def remove_if_empty(self) -> None:
-        """Leave nothing behind where there is nothing to remember."""
-        if self._directory.exists() and not any(p.name != "lock" for p in self._directory.iterdir()):
-            (self._directory / "lock").unlink(missing_ok=True)
-            self._directory.rmdir()
+    def forget_changes(self) -> None:
+        self._remove(_UNDER_WAY)
+        self._remove(_LAST)
 
-    def _write_change(self, change: Change) -> None:
-        before = [[serial.encode(key), serial.encode(resource)] for key, resource in change.before.items()]
-        formers = _encoded_formers(change.formers)
-        content = {"title": change.title, "complete": change.complete, "formers": formers, "before": before}
-        self._write("last.json", content)
+    def _read_change(self, name: str) -> Change | None:
+        entry = self._read(name)
+        try:
+            return entry and Change(entry["title"], _decoded(entry["before"]), _decoded_formers(entry["formers"]))
+        except (KeyError, TypeError, ValueError):
+            return None  # another version's
 
     def _read(self, name: str) -> Any:
         try:

@@ -178,13 +178,8 @@ class Reconciler:
                 )
             report = self._transact(Restore(f"undo {last.title}", last.before), lambda: None)
             self._journal.keep_formers(self._still_ours(last.formers))
-            self._journal.forget_change()
+            self._journal.forget_changes()
             return report
-
-    def forget(self) -> None:
-        """After everything of ours is gone: nothing is left to undo or to put back."""
-        with self._journal.lock():
-            self._journal.remove_if_empty()
 
     # carrying out
 
@@ -213,7 +208,7 @@ class Reconciler:
                 self._take_back(transaction, errors)
         self._settle_formers(goal, desired)
         if transaction.change:
-            self._journal.complete(transaction.change)
+            self._journal.complete()
         return Report(
             observation,
             tuple(transaction.operations),
@@ -243,7 +238,7 @@ class Reconciler:
             )
         if transaction.change:
             self._journal.keep_formers(self._still_ours(transaction.change.formers))
-        self._journal.forget_change()
+        self._journal.forget_change_under_way()
         raise ApplyError(f"{reason}. What was begun was taken back", "mend the cause, then apply again")
 
     def _execute(self, found: Plan, observation: Observation) -> list[Outcome]:
