@@ -75,8 +75,8 @@ class Engine:
         goal, changes = self._site_goal(site, host)
 
         def store_leases() -> None:
-            for change in changes:
-                self._store.lease(site.name, change.network, change.holder, change.addresses)
+            if changes:
+                self._store.lease_all(site.name, changes)
 
         report = self._reconciler.carry_out(goal, store_leases)
         self._remember_networks(goal, report.observation)
@@ -120,21 +120,33 @@ class Engine:
         return self._site_goal(site, host)[0].addresses
 
     def _site_goal(self, site: Site, host: str) -> tuple[ApplySite, tuple[ipam.LeaseChange, ...]]:
-        leases: dict[str, ipam.Leases] = {name: self._store.leases(site.name, name) for name in site.networks}
+        leases = {name: dict(self._store.leases(site.name, name)) for name in site.networks}
         assignment = ipam.assign(site, host, leases)
+        recovered: tuple[ipam.LeaseChange, ...] = ()
         if assignment.changes:
-            assignment = ipam.assign(site, host, self._with_leases_in_use(site, host, leases))
-        return ApplySite(site, host, self._machine, assignment.addresses), assignment.changes
+            recovered = self._leases_in_use(site, host, leases)
+            for change in recovered:
+                leases[change.network][change.holder] = change.addresses
+            assignment = ipam.assign(site, host, leases)
+        return ApplySite(site, host, self._machine, assignment.addresses), (*recovered, *assignment.changes)
 
-    def _with_leases_in_use(self, site: Site, host: str, leases: Mapping[str, ipam.Leases]) -> dict[str, ipam.Leases]:
+    def _leases_in_use(self, site: Site, host: str, known: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
         """A lost store is made good by what our marks in the kernel tell: who has which address now."""
-        recovered: dict[str, dict[ipam.Holder, tuple[IPAddress, ...]]] = {name: {} for name in site.networks}
-        for resource in self._reconciler.observe(DestroySite(site.name)).state.values():
-            if isinstance(resource, Address) and resource.netns and resource.owner and resource.owner.network in recovered:
-                holder = (host, resource.owner.container, resource.owner.interface)
-                its = recovered[resource.owner.network]
-                its[holder] = (*its.get(holder, ()), resource.address)
-        return {name: {**recovered[name], **leases[name]} for name in site.networks}
+        allocated = {attachment.id for attachment in site.on(host) if not attachment.addresses}
+        found: dict[tuple[str, ipam.Holder], tuple[IPAddress, ...]] = {}
+        for resource in self.observe().state.values():
+            owner = resource.owner
+            if not (isinstance(resource, Address) and resource.netns and owner and owner.site == site.name):
+                continue
+            if owner.network in known and (owner.origin != "site" or owner[3:5] in allocated):
+                key = (owner.network, (host, owner.container, owner.interface))
+                found[key] = (*found.get(key, ()), resource.address)
+        taken = {name: {ip for its in leases.values() for ip in its} for name, leases in known.items()}
+        return tuple(
+            ipam.LeaseChange(name, holder, addresses)
+            for (name, holder), addresses in found.items()
+            if holder not in known[name] and taken[name].isdisjoint(addresses)
+        )
 
     def _remember_networks(self, goal: ApplySite, observation: Observation) -> None:
         """For `attach`, which has no file to read; written only where it says something new."""

@@ -6,14 +6,14 @@ Invariant: pure. The engine carries out any goal in the same way: read, think, p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ductwork import desire
 from ductwork.drivers import Facts, View
 from ductwork.errors import DuctworkError
 from ductwork.naming import host_ifname
-from ductwork.resources import HOST, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, State
+from ductwork.resources import HOST, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, Route, State
 from ductwork.resources.base import SHARED
 from ductwork.services import ruleset
 from ductwork.site.model import Site
@@ -196,8 +196,9 @@ class Restore:
     def desired(self, observation: Observation) -> dict[Key, Resource]:
         """Containers that are gone, or have started anew, have nothing to go back to."""
         cookies = {name: known.cookie for name, known in observation.facts.containers.items()}
+        parked = [r.unpark() for r in self.before.values() if isinstance(r, Route) and r.is_parked]
         return {
-            key: _with_script(resource)
+            key: _as_it_was_made(resource, displaces=observation.state.get(key) in parked)
             for key, resource in self.before.items()
             if resource is not None
             and (not key.netns or key.netns in cookies)
@@ -210,8 +211,11 @@ class Restore:
         return resource.key in self.before and resource.owner is not None
 
 
-def _with_script(resource: Resource) -> Resource:
-    """A table that was read is known by its digests alone; what makes it again is what this version makes."""
+def _as_it_was_made(resource: Resource, *, displaces: bool) -> Resource:
+    """A table that was read is known by its digests alone; what makes it again is what this version makes. `displaces`: the
+    foreign default route that is there now is parked again."""
+    if isinstance(resource, Route):
+        return replace(resource, displaces=displaces)
     if not isinstance(resource, NftTable):
         return resource
     make = ruleset.bridge_table if resource.family == "bridge" else ruleset.inet_table

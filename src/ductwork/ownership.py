@@ -34,18 +34,20 @@ def settle(host: Iterable[Resource], containers: Mapping[str, ContainerReading])
         state[resource.key] = resource
         if isinstance(resource, Link) and isinstance(resource.spec, VethSpec) and resource.owner:
             marked[resource.index] = resource
-    peers: dict[int, str] = {}
+    peers: dict[int, Link] = {}
     for name, reading in containers.items():
         _settle_container(name, reading, marked, peers, state)
     for index, link in marked.items():
         assert link.owner
         if link.owner.container in containers:
-            state[link.key] = replace(link, spec=VethSpec(link.owner.container, peers.get(index, "")))
+            peer = peers.get(index)
+            spec = VethSpec(link.owner.container, peer.name, peer.mac) if peer else VethSpec(link.owner.container, "")
+            state[link.key] = replace(link, spec=spec)
     return state
 
 
 def _settle_container(
-    name: str, reading: ContainerReading, marked: Mapping[int, Link], peers: dict[int, str], state: dict[Key, Resource]
+    name: str, reading: ContainerReading, marked: Mapping[int, Link], peers: dict[int, Link], state: dict[Key, Resource]
 ) -> None:
     owners: dict[str, Owner] = {}
     defaults: dict[int, Owner] = {}
@@ -56,7 +58,7 @@ def _settle_container(
             outer = marked.get(resource.peer_index) if resource.kind == "veth" else None
             if outer and outer.owner and _is_peer(outer, resource, name, reading.cookie):
                 owners[resource.name] = outer.owner
-                peers[outer.index] = resource.name
+                peers[outer.index] = resource
                 settled = replace(resource, owner=outer.owner, spec=VethSpec(HOST, outer.name))
         elif isinstance(resource, Address | Route | Port) and resource.owner is not None:
             if isinstance(resource, Route) and resource.is_parked:

@@ -70,12 +70,25 @@ def plan(desired: State, observed: State, mine: Mine) -> Plan:
     deletions |= _collected(desired, observed, deletions)
     _pair_up(desired, observed, deletions)
     operations, lost = _order(desired, observed, deletions, updates)
-    announced = tuple(
-        operation.after
-        for operation in operations
-        if isinstance(operation, Create) and isinstance(operation.after, Address) and operation.after.netns
-    )
+    announced = tuple(_announced(desired, operations))
     return Plan(operations, tuple(conflicts), kept, lost, announced)
+
+
+def _announced(desired: State, operations: Iterable[Operation]) -> Iterable[Address]:
+    """The containers' addresses that neighbours may know another MAC of: new ones, and those of a link whose MAC changes."""
+    made: set[Key] = set()
+    links: set[tuple[str, str]] = set()
+    for operation in operations:
+        match operation:
+            case Create(Address(netns=netns)) if netns:
+                made.add(key_of(operation))
+            case Update(Link(mac=former), Link(netns=netns, name=name, mac=mac)) if netns and former != mac:
+                links.add((netns, name))
+    return (
+        address
+        for key, address in desired.items()
+        if isinstance(address, Address) and (key in made or (address.netns, address.link) in links)
+    )
 
 
 def changed_fields(before: Resource, after: Resource) -> frozenset[str]:

@@ -169,7 +169,9 @@ def test_networks_that_need_no_forwarding() -> None:
         Network("b", "bridge", DUAL.subnets, DUAL.gateways, internal=True),
         Network("c", "bridge", DUAL.subnets),
     ):
-        assert nat.forwarding(network, "dw-x", facts(), OWNER) == []
+        found = nat.forwarding(network, "dw-x", facts(), OWNER)
+        assert {(r.link, r.value) for r in found if isinstance(r, Sysctl)} == {("dw-x", "0")}
+        assert not [r for r in found if isinstance(r, NftElement)]
 
 
 def test_two_networks_share_what_is_lent() -> None:

@@ -32,13 +32,14 @@ def bridge_resources(network: Network, bridge: str, mtu_bytes: int, view: View) 
     """The bridge, what the host has on it, and what the packet filter knows of it."""
     owner = view.owner(network.name)
     mac = mac_address(view.seed, network.name, "bridge")
+    has_ipv6 = mtu_bytes >= IPV6_MIN_MTU
     yield Link(HOST, bridge, "bridge", mac, mtu_bytes, owner=owner)
     # A container must not be able to configure the host by a router advertisement.
-    for name in ("accept_ra", "autoconf") if mtu_bytes >= IPV6_MIN_MTU else ():
+    for name in ("accept_ra", "autoconf") if has_ipv6 else ():
         yield Sysctl(HOST, f"net/ipv6/conf/{bridge}/{name}", "0", link=bridge, owner=owner)
     yield from _host_addresses(network, bridge, view)
     yield from nat.network_elements(network, bridge, owner, iptables=view.facts.iptables)
-    yield from nat.forwarding(network, bridge, view.facts, owner)
+    yield from nat.forwarding(network, bridge, view.facts, owner, has_ipv6=has_ipv6)
 
 
 def _host_addresses(network: Network, bridge: str, view: View) -> Iterator[Address]:

@@ -54,18 +54,21 @@ def gateway_guard(network: Network, vxlan_ifname: str, owner: Owner) -> list[Res
     return found
 
 
-def forwarding(network: Network, bridge_ifname: str, facts: Facts, owner: Owner) -> list[Resource]:
+def forwarding(network: Network, bridge_ifname: str, facts: Facts, owner: Owner, *, has_ipv6: bool = True) -> list[Resource]:
     """Forwarding between the network's bridge and the foreign devices its packets leave and come back by.
 
     Both kernels' checks look at the device a packet comes in by alone (`ip_route_input_slow`, `ip6_forward`), so both sides
-    need it. Devices that did not forward before are noted as lent. Never `ip_forward`: design.md, section 5.
+    need it. Devices that did not forward before are noted as lent. Never `ip_forward`: design.md, section 5. A bridge that is
+    not to forward is told so, whatever it did before. `has_ipv6`: whether the bridge has (it takes an MTU of 1280).
     """
-    if network.internal:
-        return []
-    versions = {gateway.version for gateway in network.gateways}
+    versions = set() if network.internal else {gateway.version for gateway in network.gateways}
     found: list[Resource] = []
     if 4 in versions:
         found += _forwarding(4, "net/ipv4/conf/{}/forwarding", bridge_ifname, facts, owner)
+    else:
+        found.append(Sysctl(HOST, f"net/ipv4/conf/{bridge_ifname}/forwarding", "0", link=bridge_ifname, owner=owner))
+    if 6 not in versions and has_ipv6 and _HAS_FORCE_FORWARDING in facts.sysctls:
+        found.append(Sysctl(HOST, f"net/ipv6/conf/{bridge_ifname}/force_forwarding", "0", link=bridge_ifname, owner=owner))
     if 6 in versions and facts.sysctls.get(_ALL_FORWARDING) == "0":
         if _HAS_FORCE_FORWARDING in facts.sysctls:
             found += _forwarding(6, "net/ipv6/conf/{}/force_forwarding", bridge_ifname, facts, owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
@@ -17,6 +18,9 @@ class Store(Protocol):
     def lease(self, site: str, network: str, holder: tuple[str, str, str], addresses: tuple[Lease, ...]) -> None:
         """Remember; an address that another holder has raises `AllocationError`; the holder's former ones are given back.
         No addresses: forget the holder."""
+
+    def lease_all(self, site: str, changes: Iterable[tuple[str, tuple[str, str, str], tuple[Lease, ...]]]) -> None:
+        """Several leases, in order, all of them or none: (network, holder, addresses)."""
 
     def remember(self, table: str, key: str, value: dict[str, object] | None) -> None:
         """Keep a JSON object under (table, key); None forgets it."""
