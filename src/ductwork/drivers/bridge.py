@@ -24,7 +24,10 @@ class BridgeDriver:
     Options: ClassVar[type] = Options
 
     def check(self, network: Network, site: Site) -> Iterable[Problem]:
-        return ()
+        bridge = self.ifname(network)
+        if set(bridge) & set('"*'):
+            message = f"`bridge`: `{bridge}` has a `*` or a quotation mark in it, which no rule of nftables can name"
+            yield Problem(("bridge",), message, "choose a name without, such as `br1`")
 
     def ifname(self, network: Network) -> str:
         assert isinstance(network.options, Options)

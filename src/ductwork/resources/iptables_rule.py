@@ -49,9 +49,13 @@ class IptablesRule:
         return [["sh", "-c", f"{run} -N {CHAIN} 2>/dev/null; {run} -C {rule} 2>/dev/null || {run} -I {rule}"]]
 
     def delete_argv(self, place: Place) -> list[Argv]:
-        """The chain goes too, unless it holds another rule or is jumped to: then iptables refuses."""
+        """The chain goes too, unless it holds another rule or is jumped to: then iptables refuses. After it the table, where
+        iptables-nft has made it and left it empty."""
         run, rule = f"{self.program} -w", " ".join([CHAIN, *self.rule])
-        return [["sh", "-c", f"{run} -D {rule} && {{ {run} -X {CHAIN} 2>/dev/null || true; }}"]]
+        table = f"table {self.family} filter"
+        empty = f"{self.program} --version | grep -q nf_tables && ! nft list {table} | grep -q '^[[:space:]]'"
+        drop = f"{run} -X {CHAIN} && {empty} && nft delete {table}"
+        return [["sh", "-c", f"{run} -D {rule} && {{ {drop} || true; }} 2>/dev/null"]]
 
     def update_argv(self, before: Resource, place: Place) -> list[Argv]:
         return self.create_argv(place)

@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from ductwork.resources.base import HOST, Argv, Key, Owner, Place, Resource
 
+_IFNAMSIZ = 15
+
 RuleDigests = tuple[tuple[str, tuple[str, ...]], ...]
 """(chain, its rules' digests in order), chains sorted by name."""
 
@@ -99,5 +101,6 @@ class NftElement:
 
 
 def _is_literal(part: str) -> bool:
-    """Whether nft reads it as an address, a prefix or a number; interface names are quoted."""
-    return ":" in part or part.startswith("0x") or part.replace(".", "").replace("/", "").replace("-", "").isdigit()
+    """Whether it must not be quoted: a prefix, an IPv6 address, a long number. No interface name looks like one, and those
+    may look like whatever else nft has words for (`ip`, `10.1`, `0x1`); a quoted IPv4 address is one."""
+    return "/" in part or ":" in part or len(part) > _IFNAMSIZ

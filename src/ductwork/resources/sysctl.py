@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -33,6 +34,8 @@ class Sysctl:
         return (Key("link", self.netns, (self.link,)),) if self.link else ()
 
     def create_argv(self, place: Place) -> list[Argv]:
+        if "=" in self.path:  # a link may be called so; sysctl(8) takes the first for the end of the path
+            return [["sh", "-c", f"echo {self.value} > {shlex.quote('/proc/sys/' + self.path)}"]]
         return [["sysctl", "-q", "-w", f"{self.path}={self.value}"]]
 
     def delete_argv(self, place: Place) -> list[Argv]:
