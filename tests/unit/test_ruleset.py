@@ -77,7 +77,7 @@ def test_snat_masquerades_the_other_family() -> None:
 
 def test_a_single_address_is_written_as_nft_prints_it() -> None:
     network = Network("pods", "bridge", (ip_network("10.1.1.7/32"),), nat=Nat("masquerade"))
-    assert elements(nat.network_elements(network, "dw-pods", OWNER))["masquerade4"] == ["10.1.1.7"]
+    assert elements(nat.network_elements(network, "dw-pods", OWNER))["masquerade4"] == ['"10.1.1.7"']
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_gateway_guard() -> None:
     found = nat.gateway_guard(DUAL, "vx-pods", OWNER)
     assert [r.key.ident for r in found if isinstance(r, NftTable)] == [("bridge", "ductwork")]
     assert elements(found) == {
-        "gateway4": ['"vx-pods" . 10.1.1.1'],
+        "gateway4": ['"vx-pods" . "10.1.1.1"'],
         "gateway6": ['"vx-pods" . 0xfd000001000000000000000000000001'],
     }
     assert nat.gateway_guard(Network("pods", "vxlan"), "vx-pods", OWNER) == []
