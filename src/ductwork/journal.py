@@ -18,7 +18,7 @@ from typing import Any
 
 from ductwork import serial
 from ductwork.errors import BusyError
-from ductwork.resources import Key, Resource
+from ductwork.resources import HOST, Key, Resource
 
 RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
 """Per host namespace; the environment variable is for tests and labs."""
@@ -81,6 +81,11 @@ class Journal:
     def last_change(self) -> Change | None:
         """The change under way when a process died, else the last one that was completed."""
         return self._read_change(_UNDER_WAY) or self._read_change(_LAST)
+
+    def interrupted(self) -> tuple[str, ...]:
+        """The containers of a change under way whose process died: what it parked in them, no mark on the host tells of."""
+        crashed = self._read_change(_UNDER_WAY)
+        return tuple(sorted({key.netns for key in crashed.before} - {HOST})) if crashed else ()
 
     def begin(self, title: str, before: Mapping[Key, Resource | None]) -> Change:
         """Note what is about to be touched. After a crash half-way, what the dead process noted is still what undo leads
