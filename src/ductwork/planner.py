@@ -176,6 +176,9 @@ def _order(
         if key in model.state and not _goes_with_its_link(observed[key], deletions):
             operations.append(Delete(observed[key]))
             model.do(operations[-1])
+    # What a parked route tells is known nowhere else: it goes when the route is back in its place.
+    parked = [o for o in operations if isinstance(o.target, Route) and o.target.is_parked]
+    operations = [o for o in operations if o not in parked]
     changes: list[Operation] = []
     for key, update in sorted(updates.items(), key=lambda item: _RANK[type(item[1].after)]):
         if key in model.state:
@@ -187,6 +190,7 @@ def _order(
     # By kind, the new before the changed: a default route that moves to a new link needs that link's address.
     changes = [*(Create(resource) for resource in missing), *changes]
     operations += sorted(changes, key=lambda operation: _RANK[type(operation.target)])
+    operations += parked
     return tuple(_by_namespace(operations)), lost
 
 

@@ -22,6 +22,8 @@ from ductwork.site.model import Site
 
 CONTAINERS = ("netns:web", "netns:db", "netns:m")
 NETWORKS = ("pods", "lan", "dmz")
+OTHER_NETWORKS = ("home", "iot")
+NUMBERS = {name: number for number, name in enumerate(NETWORKS + OTHER_NETWORKS, 1)}
 HOSTS = {name: {"address": f"10.99.0.{number}/24"} for number, name in enumerate(("alpha", "beta", "gamma"), 1)}
 
 
@@ -53,7 +55,7 @@ class World:
 
 worlds = st.builds(
     World,
-    running=st.lists(st.sampled_from(CONTAINERS), unique=True).map(tuple),
+    running=st.lists(st.sampled_from(CONTAINERS), unique=True, min_size=1).map(tuple),
     docker=st.dictionaries(st.sampled_from(CONTAINERS), st.sampled_from([(4,), (4, 6)])),
     forwards=st.booleans(),
     has_own_bridge=st.booleans(),
@@ -87,7 +89,7 @@ def networks(draw: st.DrawFn, number: int, with_hosts: bool) -> dict[str, Any]:
 @st.composite
 def attachments(draw: st.DrawFn, network: dict[str, Any], name: str, place: int, with_hosts: bool) -> dict[str, Any]:
     """One container in one network; `place` makes its written addresses its own."""
-    number = NETWORKS.index(name) + 1
+    number = NUMBERS[name]
     plug: dict[str, Any] = {"container": draw(st.sampled_from(CONTAINERS)), "network": name}
     if with_hosts:
         plug["host"] = draw(st.sampled_from(["alpha", "alpha", "beta"]))
@@ -108,15 +110,15 @@ def attachments(draw: st.DrawFn, network: dict[str, Any], name: str, place: int,
 
 
 @st.composite
-def documents(draw: st.DrawFn) -> dict[str, Any]:
+def documents(draw: st.DrawFn, name: str, choice: tuple[str, ...]) -> dict[str, Any]:
     with_hosts = draw(st.booleans())
-    names = draw(st.lists(st.sampled_from(NETWORKS), unique=True))
-    found = {name: draw(networks(NETWORKS.index(name) + 1, with_hosts)) for name in names}
+    names = draw(st.lists(st.sampled_from(choice), unique=True, min_size=1))
+    found = {name: draw(networks(NUMBERS[name], with_hosts)) for name in names}
     plugs = [
         draw(attachments(found[name], name, place, with_hosts))
-        for place, name in enumerate(draw(st.lists(st.sampled_from(names), max_size=5)) if names else [])
+        for place, name in enumerate(draw(st.lists(st.sampled_from(names), min_size=1, max_size=5)))
     ]
-    document: dict[str, Any] = {"name": "office", "networks": found, "attachments": plugs}
+    document: dict[str, Any] = {"name": name, "networks": found, "attachments": plugs}
     return document | ({"hosts": HOSTS} if with_hosts else {})
 
 
@@ -132,4 +134,5 @@ def host_of(site: Site) -> str:
     return "alpha" if site.hosts else ""
 
 
-sites = documents().map(load)
+sites = documents("office", NETWORKS).map(load)
+other_sites = documents("home", OTHER_NETWORKS).map(load)

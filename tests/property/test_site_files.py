@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
-from fake_host import FakeHost, Snapshot
+from fake_host import FakeHost, Killed, Snapshot
 from hypothesis import HealthCheck, event, given, settings
-from sites import World, host_of, sites, worlds
+from hypothesis import strategies as st
+from sites import CONTAINERS, World, host_of, other_sites, sites, worlds
 
+from ductwork.errors import ConflictError, NothingToUndoError
 from ductwork.reconciler import Report
+from ductwork.resources import Resource, Route, Sysctl
 from ductwork.site.model import Site
 
 settings.register_profile(
@@ -20,15 +24,36 @@ settings.register_profile(
 )
 settings.load_profile("ductwork")
 
+fractions = st.floats(0, 1, exclude_max=True)
+
 
 def apply(host: FakeHost, site: Site) -> Report:
     with host.engine() as engine:
         return engine.apply(site, host_of(site))
 
 
-def nothing_to_do(host: FakeHost, site: Site) -> bool:
+def die(host: FakeHost, site: Site, after_sends: int) -> bool:
+    """Apply, and be killed; False where all was done before."""
+    host.sends_left = after_sends
+    with suppress(Killed):
+        apply(host, site)
+    killed = host.sends_left is None
+    host.sends_left = None
+    return killed
+
+
+def destroy(host: FakeHost, site: Site) -> None:
     with host.engine() as engine:
-        return not engine.plan(site, host_of(site)).plan.operations
+        assert engine.destroy(site.name).rounds <= 1
+
+
+def assert_settled(host: FakeHost, site: Site) -> None:
+    assert missing(host, site) == []
+
+
+def missing(host: FakeHost, site: Site) -> list[Resource]:
+    with host.engine() as engine:
+        return [operation.target for operation in engine.plan(site, host_of(site)).plan.operations]
 
 
 def assert_same(one: Snapshot, other: Snapshot) -> None:
@@ -39,7 +64,7 @@ def assert_same(one: Snapshot, other: Snapshot) -> None:
 
 
 @given(worlds, sites, sites)
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_one_round_then_nothing_then_back_again(world: World, first: Site, second: Site) -> None:
     with world.build() as host:
         untouched = host.snapshot()
@@ -48,7 +73,7 @@ def test_one_round_then_nothing_then_back_again(world: World, first: Site, secon
             report = apply(host, site)
             event(f"{min(len(report.operations) // 10, 5)}0 or more operations")
             assert report.rounds <= 1, report.operations
-            assert nothing_to_do(host, site)
+            assert_settled(host, site)
             after = host.snapshot()
             if report.rounds:
                 with host.engine() as engine:
@@ -56,6 +81,98 @@ def test_one_round_then_nothing_then_back_again(world: World, first: Site, secon
                 assert_same(before, host.snapshot())
                 apply(host, site)
                 assert_same(after, host.snapshot())
-        with host.engine() as engine:
-            assert engine.destroy(site.name).rounds <= 1
+        destroy(host, second)
+        assert_same(untouched, host.snapshot())
+
+
+@given(worlds, sites, sites, fractions)
+@settings(max_examples=25)
+def test_the_next_apply_mends_a_crash(world: World, first: Site, second: Site, progress: float) -> None:
+    with world.build() as host, world.build() as twin:
+        untouched = host.snapshot()
+        for its in (host, twin):
+            apply(its, first)
+        gates = twin.gates
+        apply(twin, second)
+        killed = die(host, second, int(progress * (twin.gates - gates)))
+        event("killed half-way" if killed else "there was nothing to do")
+        apply(host, second)
+        assert_settled(host, second)
+        assert_same(twin.snapshot(), host.snapshot())
+        destroy(host, second)
+        assert_same(untouched, host.snapshot())
+
+
+@given(worlds, sites, fractions)
+@settings(max_examples=25)
+def test_undo_after_a_crash_leads_back(world: World, site: Site, progress: float) -> None:
+    with world.build() as host, world.build() as twin:
+        untouched = host.snapshot()
+        apply(twin, site)
+        die(host, site, int(progress * twin.gates))
+        with host.engine() as engine, suppress(NothingToUndoError):
+            engine.undo()
+        assert_same(untouched, host.snapshot())
+
+
+@given(worlds, sites, sites, st.lists(st.sampled_from(CONTAINERS), unique=True))
+@settings(max_examples=25)
+def test_containers_come_and_go(world: World, first: Site, second: Site, changing: list[str]) -> None:
+    with world.build() as host:
+        apply(host, first)
+        for container in changing:
+            if container in host.kernel.containers:
+                host.kernel.stop(container)
+            else:
+                host.kernel.start(container)
+        report = apply(host, second)
+        assert report.rounds <= 1
+        assert set(report.waiting) == {a.container for a in second.on(host_of(second))} - set(host.kernel.containers)
+        assert_settled(host, second)
+        destroy(host, second)
+        assert not [r for r in host.kernel.state.values() if r.owner and not isinstance(r, Sysctl)]
+
+
+@given(worlds, sites, sites)
+@settings(max_examples=25)
+def test_what_others_have_is_left_alone(world: World, first: Site, second: Site) -> None:
+    """Not even for a moment: no operation is about anything foreign but the default routes and sysctls that we may."""
+    with world.build() as host:
+        foreign = set(host.kernel.state)
+        for site in (first, second):
+            for operation in apply(host, site).operations:
+                target = operation.target
+                lawful = isinstance(target, Sysctl) or (isinstance(target, Route) and target.is_default and target.netns)
+                assert lawful or target.key not in foreign, operation
+
+
+@given(worlds, sites, sites)
+@settings(max_examples=25)
+def test_the_same_is_planned_every_time(world: World, first: Site, second: Site) -> None:
+    with world.build() as host, world.build() as twin:
+        for its in (host, twin):
+            apply(its, first)
+        with host.engine() as engine, twin.engine() as other:
+            plans = [each.plan(second, host_of(second)).plan for each in (engine, engine, other)]
+        assert plans[0].operations == plans[1].operations == plans[2].operations
+
+
+@given(worlds, sites, other_sites)
+@settings(max_examples=25)
+def test_two_sites_on_one_host(world: World, office: Site, home: Site) -> None:
+    """Either may be destroyed, and the other stays whole; where both want one interface, the later one is refused."""
+    with world.build() as host:
+        untouched = host.snapshot()
+        apply(host, office)
+        alone = host.snapshot()
+        try:
+            apply(host, home)
+        except ConflictError:
+            assert_same(alone, host.snapshot())
+            return
+        assert_settled(host, office)
+        destroy(host, office)
+        # A container that has lost its default route may be given that of its other network.
+        assert all(isinstance(target, Route) and target.is_default for target in missing(host, home))
+        destroy(host, home)
         assert_same(untouched, host.snapshot())
