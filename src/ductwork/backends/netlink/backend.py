@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 
 from ductwork.backends.ndisc import advertise
 from ductwork.backends.netlink import decode, encode
-from ductwork.backends.netlink.wire import DONE, Message, NetlinkSocket, Refusal, text, u32
+from ductwork.backends.netlink.wire import DONE, Message, NetlinkSocket, text, u32
 from ductwork.resources import (
     HOST,
     MAIN_TABLE,
@@ -40,6 +40,7 @@ from ductwork.resources import (
 )
 
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
+_THERE = frozenset({errno.EEXIST})
 _ABSENT = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 _GROUP_FROM = 3
 """So many links are deleted as a group: unregistering waits for RCU, once for each request (25 ms against 825 for 50)."""
@@ -201,7 +202,7 @@ class NetlinkBackend:
     def _delete_as_group(self, opened: NetlinkSocket, doomed: Sequence[Link]) -> None:
         """One request for all: into a group nobody uses, its members read again, then the group deleted. A link that is
         not there any more is no error; verifying afterwards finds what is left."""
-        group = _INDEX_BASE + secrets.randbelow(_INDEX_SPAN)
+        group = decode.GROUP_BASE + secrets.randbelow(_INDEX_SPAN)
         marked = {link.index: (link.name, link.owner) for link in doomed}
         messages = [encode.set_group(index, group) for index in marked]
         for piece in opened.batches(messages):
@@ -209,7 +210,7 @@ class NetlinkBackend:
             opened.execute(piece)
             self._gate("after")
         answers = opened.dump(encode.RTM_GETLINK, encode.ifinfo())
-        members = [decode.link(HOST, answer) for answer in answers if decode.group(answer) == group]
+        members = [link for link in (decode.link(HOST, answer) for answer in answers) if link.group == group]
         if all(marked.get(link.index) == (link.name, link.owner) for link in members):
             self._gate("before")
             opened.execute([encode.delete_group(group)])
@@ -220,7 +221,7 @@ class NetlinkBackend:
             opened.execute([encode.delete_link(link.index) if link in ours else encode.set_group(link.index, 0)])
 
     def index(self, netns: str, name: str) -> int:
-        """The index of a link that was read or made; 0 (which the kernel refuses) where it is not known."""
+        """The index of a link that was read or made; 0 where it is not known."""
         return self._indexes.get(netns, {}).get(name, 0)
 
     def reserve_index(self, netns: str, name: str) -> int:
@@ -246,15 +247,15 @@ class _Batch:
         self._opened = opened
         self._gate = gate
         self._messages: list[Message] = []
-        self._origins: list[tuple[int, bool]] = []
+        self._origins: list[tuple[int, frozenset[int]]] = []
         self._open_files: list[int] = []
         self._bytes = 0
         self.errors: dict[int, str] = {}
 
-    def add(self, position: int, message: Message, forgiving: bool = False) -> None:
-        """`forgiving`: that the thing is there, or gone, already is no error."""
+    def add(self, position: int, message: Message, forgiven: frozenset[int] = frozenset()) -> None:
+        """`forgiven`: the error codes that say that it is so already."""
         self._messages.append(message)
-        self._origins.append((position, forgiving))
+        self._origins.append((position, forgiven))
         self._bytes += len(message.body) + 16
 
     def keep(self, fd: int) -> None:
@@ -270,16 +271,16 @@ class _Batch:
             self._gate("before")
             answers = self._opened.execute(self._messages)
             self._gate("after")
-            for (position, forgiving), answer in zip(self._origins, answers, strict=True):
-                if answer != DONE and not (forgiving and _is_moot(answer)):
+            for (position, forgiven), answer in zip(self._origins, answers, strict=True):
+                if answer != DONE and answer.code not in forgiven:
                     self.errors.setdefault(position, str(answer))
         for fd in self._open_files:
             os.close(fd)
         self._messages, self._origins, self._open_files, self._bytes = [], [], [], 0
 
 
-def _is_moot(answer: Refusal) -> bool:
-    return answer.code in _ABSENT or answer.code == errno.EEXIST
+class _UnknownLinkError(Exception):
+    """A request would name a link that is not there: index 0, which the kernel takes for "none" in some places."""
 
 
 class _Context:
@@ -300,24 +301,33 @@ class _Context:
         return self._fused.get(position, position)
 
     def encode(self, position: int, operation: Operation, batch: _Batch) -> None:
+        try:
+            self._encode(position, operation, batch)
+        except _UnknownLinkError:
+            if not isinstance(operation, Delete):
+                batch.errors[position] = os.strerror(errno.ENODEV)
+        if batch.is_full:
+            batch.flush()
+
+    def _encode(self, position: int, operation: Operation, batch: _Batch) -> None:
         match operation:
             case Create(Link() as link):
                 self._create_link(position, link, batch)
             case Create(Port() as port):
                 if position not in self._fused:
-                    master = self._index(port.bridge)
-                    batch.add(position, encode.set_master(self._index(port.link), master))
+                    batch.add(position, encode.set_master(self._index(port.link), self._index(port.bridge)))
             case Create(after):
-                batch.add(position, self._creation(after), forgiving=isinstance(after, Address))
+                batch.add(position, self._creation(after), _THERE if isinstance(after, Address) else frozenset())
             case Delete(before):
-                batch.add(position, self._deletion(before), forgiving=True)
+                batch.add(position, self._deletion(before), _ABSENT)
             case Update(before, after):
                 batch.add(position, self._change(before, after))
-        if batch.is_full:
-            batch.flush()
 
     def _index(self, name: str) -> int:
-        return self._backend.index(self._netns, name)
+        index = self._backend.index(self._netns, name)
+        if not index:
+            raise _UnknownLinkError
+        return index
 
     def _create_link(self, position: int, link: Link, batch: _Batch) -> None:
         if link.absorbed_by:
@@ -337,7 +347,7 @@ class _Context:
         elif isinstance(link.spec, VxlanSpec):
             data = encode.vxlan_data(link.spec, self._index(link.spec.underlay) if link.spec.underlay else 0)
         port_position, port = self._created.get(Port(link.netns, link.name, "").key, (-1, None))
-        master = self._index(port.bridge) if isinstance(port, Port) else 0
+        master = self._backend.index(self._netns, port.bridge) if isinstance(port, Port) else 0
         if master:
             self._fused[port_position] = position
         index = self._backend.reserve_index(link.netns, link.name)
