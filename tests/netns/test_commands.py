@@ -349,3 +349,10 @@ def test_the_command_line_prints_them(pair: Stage) -> None:
     assert printed == "".join(f"{line}\n" for change in told["changes"] for line in change["commands"])
     pair.type(printed.splitlines())
     assert not pair.left_to_do(SITE, "alpha")
+
+
+def test_an_attachment_with_a_smaller_mtu(pair: Stage) -> None:
+    """The bridge keeps its own."""
+    smaller = SITE.replace(ROUTE, "mtu: 1290")
+    compare(pair, "alpha", smaller)
+    compare_change(pair, "alpha", SITE, smaller)

@@ -79,19 +79,10 @@ class Link:
         up = ["up"] if self.up else []
         if self.absorbed_by:
             return [_set(self.name, *up)] if up else []
-        made = [
-            "ip",
-            "link",
-            "add",
-            "name",
-            self.name,
-            "address",
-            self.mac,
-            "mtu",
-            str(self.mtu_bytes),
-            "type",
-            self.kind,
-        ]
+        # A bridge takes the smallest MTU of its ports, unless its own has been changed once (BROPT_MTU_SET_BY_USER).
+        born_with = self.mtu_bytes ^ 1 if self.kind == "bridge" else self.mtu_bytes
+        changed = ["mtu", str(self.mtu_bytes)] if self.kind == "bridge" else []
+        made = ["ip", "link", "add", "name", self.name, "address", self.mac, "mtu", str(born_with), "type", self.kind]
         if isinstance(self.spec, VethSpec):
             made += ["peer", "name", self.spec.peer_ifname, "address", self.spec.peer_mac, "mtu", str(self.mtu_bytes)]
             made += ["netns", place(self.spec.peer_netns)]
@@ -100,7 +91,8 @@ class Link:
             made += ["local", str(self.spec.local)] if self.spec.local else []
             made += ["dev", self.spec.underlay] if self.spec.underlay else []
         mark = ["alias", self.owner.alias(self.name, self.kind)] if self.owner else []
-        return [made, _set(self.name, *mark, *up)] if mark or up else [made]
+        after = [*changed, *mark, *up]
+        return [made, _set(self.name, *after)] if after else [made]
 
     def delete_argv(self, place: Place) -> list[Argv]:
         return [] if self.absorbed_by else [["ip", "link", "del", "dev", self.name]]
