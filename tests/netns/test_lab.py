@@ -17,6 +17,7 @@ import pytest
 from conftest import ping, run, sh
 
 from ductwork.errors import ApplyError, ConflictError
+from ductwork.journal import RUN_DIRECTORY
 from ductwork.lab import build, namespaces
 from ductwork.lab.expect import expectations
 from ductwork.lab.probe import Question, attempt, probe
@@ -188,6 +189,14 @@ def test_up_builds_all_that_down_removes(lab: Topology) -> None:
     assert not {"port0", "sw-eth0"} & {name for _, name in socket.if_nameindex()}
 
 
+def test_an_address_is_waited_for_until_it_is_usable(pair: tuple[str, str]) -> None:
+    assert _until(lambda: namespaces.wait_for_ipv6(pair, 0))
+    sh(pair[0], "ip", "address", "add", "fd09::9/64", "dev", "w")  # duplicate address detection takes a second
+    assert not namespaces.wait_for_ipv6(pair, 0)
+    assert namespaces.wait_for_ipv6(pair, 20)
+    assert "tentative" not in sh(pair[0], "ip", "-6", "address")
+
+
 def test_forwarding_is_for_apply_to_set(lab: Topology) -> None:
     build.up(lab, nothing)
     assert sh(lab.hosts["alpha"].netns, "cat", "/proc/sys/net/ipv4/ip_forward").strip() == "0"
@@ -329,7 +338,6 @@ def example(name: str, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
 def test_every_example_does_what_it_says(name: str, tmp_path: Path) -> None:
-    journals = set(os.listdir("/run/ductwork")) if Path("/run/ductwork").exists() else set()
     done = ductwork("lab", "test", str(example(name, tmp_path)), "--json", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
@@ -337,8 +345,7 @@ def test_every_example_does_what_it_says(name: str, tmp_path: Path) -> None:
     assert {"from", "to", "expected", "actual"} <= set(found["pairs"][0])
     assert {pair["actual"] for pair in found["pairs"]} >= {True}
     assert ours() == []
-    left = set(os.listdir("/run/ductwork")) - journals
-    assert not [name for name in left if name.startswith(f"lab-{NAME}")]
+    assert not [path for path in RUN_DIRECTORY.iterdir() if NAME in path.name]
 
 
 @pytest.fixture
@@ -370,6 +377,16 @@ def test_exec_runs_in_a_machine_of_the_lab(standing: str) -> None:
     lost = ductwork("lab", "exec", standing, "wep", "true", check=False)
     assert lost.returncode == 2
     assert "did you mean web" in lost.stderr
+
+
+def test_down_takes_along_what_the_hosts_remember(standing: str) -> None:
+    site_name = Path(standing).stem
+    journals = [RUN_DIRECTORY / str(cookie) for cookie in namespaces.cookies(n for n in ours() if "-h-alpha" in n)]
+    assert [journal for journal in journals if journal.exists()]
+    build.state_directory(site_name).mkdir(exist_ok=True)
+    ductwork("lab", "down", standing)
+    assert not [journal for journal in journals if journal.exists()]
+    assert not build.state_directory(site_name).exists()
 
 
 def test_a_lab_is_up_once(standing: str) -> None:

@@ -25,6 +25,9 @@ ApplyHost = Callable[[HostNode], None]
 Addresses = dict[tuple[str, str, str], tuple[IPInterface, ...]]
 """The whole site's attachments: (host, container as written, interface) → addresses."""
 
+IPV6_SECONDS = 10.0
+"""How long `up` waits for addresses to become usable; what is not by then, `lab test` will show."""
+
 SYSCTLS = {
     # The same start on every machine: a namespace takes over its maker's IPv4 settings. Forwarding is `apply`'s to set.
     "net/ipv4/ip_forward": "0",
@@ -59,6 +62,7 @@ def up(lab: Topology, apply_host: ApplyHost) -> Addresses:
         apply_all(lab, apply_host)
         addresses = read_addresses(lab)
         route_containers(lab, addresses)
+        namespaces.wait_for_ipv6(lab.namespaces(), IPV6_SECONDS)
     except BaseException:
         down(lab.site.name)
         raise

@@ -10,8 +10,10 @@ import ctypes
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
@@ -25,6 +27,7 @@ T = TypeVar("T")
 
 DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
+_IFA_F_TENTATIVE = 0x40
 _MS_BIND, _MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -92,9 +95,18 @@ def run_inside(name: str, work: Callable[[], T]) -> T:
 
 def cookies(names: Iterable[str]) -> list[int]:
     """The cookies of namespaces; those that lead nowhere are left out."""
-    there = [name for name in names if _leads_somewhere(name)]
-    found = netns.Visitor().visit((partial(open_namespace, name), netns.cookie) for name in there)
-    return [cookie for cookie in found if isinstance(cookie, int)]
+    return [cookie for cookie in _visit(names, netns.cookie) if isinstance(cookie, int)]
+
+
+def wait_for_ipv6(names: Iterable[str], seconds: float) -> bool:
+    """Until no IPv6 address is tentative any more; False if that takes longer. Even without duplicate address detection
+    the kernel makes addresses usable from one work queue for all namespaces, which may be busy with others'."""
+    waiting, deadline = list(names), time.monotonic() + seconds
+    while waiting := [n for n, found in zip(waiting, _visit(waiting, _is_tentative), strict=True) if found is True]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def addresses(name: str, ifname: str) -> tuple[IPInterface, ...]:
@@ -118,12 +130,24 @@ def ip_batch(lines: Iterable[str], name: str = "") -> None:
         raise ApplyError(f"the lab could not be built{where}: {done.stderr.strip()}")
 
 
+def _visit(names: Iterable[str], work: Callable[[], T]) -> list[T | Exception]:
+    with closing(netns.Visitor()) as visitor:
+        return visitor.visit([(partial(open_namespace, name), work) for name in names])
+
+
+def _is_tentative() -> bool:
+    """Whether the calling thread's namespace has an address with IFA_F_TENTATIVE; the fifth column is its flags."""
+    lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
+    return any(int(line.split()[4], 16) & _IFA_F_TENTATIVE for line in lines)
+
+
 def _create(name: str, site_name: str, sysctls: Mapping[str, str]) -> None:
     if _libc.unshare(_CLONE_NEWNET):
         raise _refused("making a network namespace")
     ip_batch([f"link set dev lo up alias {mark(site_name)}"])
     for path, value in sysctls.items():
-        Path("/proc/sys", path).write_text(value)
+        with suppress(FileNotFoundError):  # a kernel without IPv6
+            Path("/proc/sys", path).write_text(value)
     target = DIRECTORY / name
     try:
         os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))

@@ -27,6 +27,7 @@ SEND_AT = (0.0, 0.3, 0.8)
 """Seconds: the first echo may be lost while a neighbour is being resolved."""
 PATIENCE = 1.5
 """Seconds until what has not answered counts as not reached."""
+_SECOND_CHANCES = 4
 _TOKEN_BYTES = 8
 _SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
 
@@ -75,12 +76,16 @@ _FAMILIES = {
 
 
 def attempt(pairs: Sequence[Pair]) -> list[Result]:
-    """Try every pair. What should have been reached and was not is tried once more: a busy machine is late, not wrong."""
+    """Try every pair. What should have been reached and was not is tried again as long as answers
+    come in: a busy machine is late, not wrong."""
     asked = {pair: Question(pair.source.netns, pair.address) for pair in pairs}
     answered = probe(asked.values())
-    missed = [question for pair, question in asked.items() if pair.expected and question not in answered]
-    if missed:
-        answered |= probe(missed)
+    for _ in range(_SECOND_CHANCES):
+        missed = [question for pair, question in asked.items() if pair.expected and question not in answered]
+        late = probe(missed) if missed else set()
+        answered |= late
+        if not late:
+            break
     return [Result(pair, question in answered) for pair, question in asked.items()]
 
 
@@ -105,7 +110,8 @@ def _source(question: Question) -> tuple[str, int]:
 
 
 def _open(sources: Sequence[tuple[str, int]]) -> dict[tuple[str, int], socket.socket]:
-    results = Visitor().visit((partial(open_namespace, name), _FAMILIES[version].open) for name, version in sources)
+    with contextlib.closing(Visitor()) as visitor:
+        results = visitor.visit((partial(open_namespace, name), _FAMILIES[version].open) for name, version in sources)
     opened = {source: result for source, result in zip(sources, results, strict=True) if isinstance(result, socket.socket)}
     errors = [result for result in results if isinstance(result, Exception)]
     if errors:
