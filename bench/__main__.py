@@ -17,9 +17,8 @@ from types import FrameType
 
 from bench import ours, peers, scale
 from bench.hosts import namespaces, run, seclude
-from bench.measure import Contender, Figure, Table, take_turns
+from bench.measure import Contender, Figure, Table, attaches, take_turns
 
-WARM_UP = 2
 FLOOR = "raw netlink"
 PLUGIN = "CNI bridge + host-local"
 PROMISED_SHARE = 0.2
@@ -53,7 +52,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/bench", description="ductwork beside its peers, measured in one run.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="attaches of each contender (default: 30)")
+    parser.add_argument(
+        "--rounds", type=int, default=12, metavar="N", help="turns of each contender, of three attaches (default: 12)"
+    )
     parser.add_argument("--sizes", default="10,100,1000", metavar="LIST", help="attachments in a site file")
     parser.add_argument("--only", choices=("attach", "start-up", "scale"), action="append", help="these tables alone")
     parser.add_argument("--no-docker", action="store_true", help="leave Docker out")
@@ -73,7 +74,6 @@ def _tables(options: argparse.Namespace) -> Iterator[Table]:
 
 def attach_one(rounds: int, docker: bool) -> Table:
     """One container at a time, everybody on a host of their own, in turns."""
-    turns = rounds + WARM_UP
     contenders: list[peers.Namespaced] = [
         peers.Floor(FLOOR, "floor"),
         ours.ByEngine(ENGINE, "engine"),
@@ -86,16 +86,16 @@ def attach_one(rounds: int, docker: bool) -> Table:
     else:
         contenders.append(peers.Cni(PLUGIN, "cni", masquerade=False))
         contenders.append(peers.Cni("… with ipMasq", "cnimasq", masquerade=True))
-    names = [name for c in contenders for name in (c.host, *map(c.container, range(turns)))]
+    names = [name for c in contenders for name in (c.host, *map(c.container, range(attaches(rounds))))]
     with ExitStack() as stack:
         stack.enter_context(namespaces(names))
         everybody: list[Contender] = [*contenders]
         if docker:
-            everybody += stack.enter_context(_dockers(turns))
+            everybody += stack.enter_context(_dockers(rounds))
         for contender in everybody:
             stack.callback(contender.close)
-            contender.prepare(turns)
-        figures = take_turns(everybody, rounds, WARM_UP)
+            contender.prepare()
+        figures = take_turns(everybody, rounds)
     return Table("attaching one container", (*figures, *_share(figures)), ENGINE)
 
 
@@ -108,7 +108,7 @@ def _share(figures: list[Figure]) -> list[Figure]:
 
 
 @contextmanager
-def _dockers(turns: int) -> Iterator[list[Contender]]:
+def _dockers(rounds: int) -> Iterator[list[Contender]]:
     if why := peers.missing_docker():
         print(f"bench: without Docker: {why}", file=sys.stderr)
         yield []
@@ -118,7 +118,7 @@ def _dockers(turns: int) -> Iterator[list[Contender]]:
     by_api = peers.Docker("… by its API", daemon, "api", daemon.connect_by_api)
     with namespaces([daemon.host]):
         try:
-            count = min(turns, peers.Docker.rounds + WARM_UP)
+            count = attaches(min(rounds, peers.Docker.rounds))
             daemon.start([*by_command.containers(count), *by_api.containers(count)])
             yield [by_command, by_api]
         finally:

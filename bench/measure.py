@@ -1,7 +1,7 @@
 """Figures and their tables.
 
-Invariant: a figure was measured in this run. Competitors take turns, round by round, so that whatever else the machine
-does hits all alike; medians are compared.
+Invariant: a figure was measured in this run. Competitors take turns, a few attaches each, so that whatever else the
+machine does hits all alike; medians are compared.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench.hosts import inside
+
+WARM_UP = 2
+BURST = 3
+"""Containers attached in one turn, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Figure:
             "median": round(self.median, 3),
             "min": round(min(self.samples), 3),
             "max": round(max(self.samples), 3),
-            "rounds": len(self.samples),
+            "samples": len(self.samples),
             "target": self.target,
             "met": self.met,
             "note": self.note,
@@ -65,7 +69,7 @@ class Table:
         return {"title": self.title, "reference": self.reference, "figures": rows}
 
     def as_text(self) -> str:
-        head = ("", "median", "min", "max", "ratio", "target", "rounds")
+        head = ("", "median", "min", "max", "ratio", "target", "samples")
         rows = [head, *(self._row(f) for f in self.figures)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = [self.title, ""]
@@ -98,36 +102,45 @@ class Contender(Protocol):
     target: float | None
     note: str
 
-    def prepare(self, turns: int) -> None:
-        """Have the network, and as many containers as there will be turns."""
+    def prepare(self) -> None:
+        """Have the network."""
 
-    def attach(self, turn: int) -> None:
-        """Attach container number `turn`, in the host's namespace; nothing but this is timed."""
+    def attach(self, number: int) -> None:
+        """Attach a container, in the host's namespace; nothing but this is timed."""
 
-    def check(self, turn: int) -> None:
+    def check(self, number: int) -> None:
         """Raise unless the container really has its network now."""
 
     def close(self) -> None:
         """Leave nothing but namespaces."""
 
 
-def take_turns(contenders: Sequence[Contender], rounds: int, warm_up: int) -> list[Figure]:
-    """Milliseconds of each one's attach. The order rotates; the first `warm_up` rounds are checked and not counted."""
+def attaches(rounds: int) -> int:
+    """How many containers a contender attaches in so many rounds, the first ones included, which are not counted."""
+    return WARM_UP + rounds * BURST
+
+
+def take_turns(contenders: Sequence[Contender], rounds: int) -> list[Figure]:
+    """Milliseconds of each attach. The order rotates; what is attached before the first round is checked, not counted."""
     samples: dict[str, list[float]] = {c.name: [] for c in contenders}
-    for turn in range(warm_up + rounds):
+    for contender in contenders:
+        for number in range(WARM_UP):
+            _timed_attach(contender, number)
+            contender.check(number)
+    for turn in range(rounds):
         shift = turn % len(contenders)
         for contender in (*contenders[shift:], *contenders[:shift]):
-            if contender.rounds and turn >= warm_up + contender.rounds:
-                continue
-            with inside(contender.host):
-                started = time.perf_counter()
-                contender.attach(turn)
-                elapsed = time.perf_counter() - started
-            if turn < warm_up:
-                contender.check(turn)
-            else:
-                samples[contender.name].append(elapsed * 1000)
+            if turn < (contender.rounds or rounds):
+                burst = range(attaches(turn), attaches(turn + 1))
+                samples[contender.name] += [_timed_attach(contender, number) for number in burst]
     return [Figure(c.name, tuple(samples[c.name]), target=c.target, note=c.note) for c in contenders]
+
+
+def _timed_attach(contender: Contender, number: int) -> float:
+    with inside(contender.host):
+        started = time.perf_counter()
+        contender.attach(number)
+        return (time.perf_counter() - started) * 1000
 
 
 def _rounded(value: float | None) -> float | None:

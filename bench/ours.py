@@ -31,7 +31,7 @@ class _Ours(Namespaced):
         self.state = Path(self._folder.name, "state")
         self.site = Path(self._folder.name, "bench.yaml")
 
-    def prepare(self, turns: int) -> None:
+    def prepare(self) -> None:
         network = {"driver": "bridge", "subnet": f"{GATEWAY.rpartition('.')[0]}.0/24", "gateway": GATEWAY}
         waiting = {"container": "netns:dwb-not-there", "network": NETWORK}
         self.site.write_text(json.dumps({"name": "bench", "networks": {NETWORK: network}, "attachments": [waiting]}))
@@ -41,21 +41,21 @@ class _Ours(Namespaced):
 
 
 class ByEngine(_Ours):
-    """One engine for all turns, as in the agent."""
+    """One engine for all, as in the agent."""
 
     target = ENGINE_TARGET_MS
     note = "read, plan, remember, apply, verify, tell neighbours; told the interface, and allocates the address, as CNI does"
     _engine: Engine | None = None
 
-    def prepare(self, turns: int) -> None:
-        super().prepare(turns)
+    def prepare(self) -> None:
+        super().prepare()
         with inside(self.host):
             self._engine = build_engine(self.state)
             self._engine.apply(load_site(self.site), "")
 
-    def attach(self, turn: int) -> None:
+    def attach(self, number: int) -> None:
         assert self._engine
-        self._engine.attach(AttachRequest(f"netns:{self.container(turn)}", NETWORK, "eth1"))
+        self._engine.attach(AttachRequest(f"netns:{self.container(number)}", NETWORK, "eth1"))
 
     def close(self) -> None:
         if self._engine:
@@ -66,13 +66,13 @@ class ByEngine(_Ours):
 class ByCommand(_Ours):
     note = "a process of its own; finds a free interface name too"
 
-    def prepare(self, turns: int) -> None:
-        super().prepare(turns)
+    def prepare(self) -> None:
+        super().prepare()
         with inside(self.host):
             self._run("apply", str(self.site))
 
-    def attach(self, turn: int) -> None:
-        self._run("attach", f"netns:{self.container(turn)}", NETWORK)
+    def attach(self, number: int) -> None:
+        self._run("attach", f"netns:{self.container(number)}", NETWORK)
 
     def _run(self, *words: str) -> None:
         env = {**os.environ, "DUCTWORK_STATE": str(self.state)}

@@ -24,12 +24,12 @@ STEPS = Path(__file__).with_name("pipework_steps.sh")
 DOCKER_HARNESS = Path(__file__).parents[1] / "tests" / "netns" / "docker_host.py"
 
 
-def address(turn: int) -> str:
-    return f"10.77.0.{10 + turn}"
+def address(number: int) -> str:
+    return f"10.77.0.{10 + number}"
 
 
-def mac(side: int, turn: int) -> str:
-    return f"02:77:00:00:{side:02x}:{turn:02x}"
+def mac(side: int, number: int) -> str:
+    return f"02:77:00:00:{side:02x}:{number:02x}"
 
 
 def make_bridge(host: str) -> None:
@@ -50,18 +50,18 @@ class Namespaced:
         self.name = name
         self.host = PREFIX + host
 
-    def container(self, turn: int) -> str:
-        return f"{self.host}-{turn}"
+    def container(self, number: int) -> str:
+        return f"{self.host}-{number}"
 
-    def prepare(self, turns: int) -> None:
+    def prepare(self) -> None:
         make_bridge(self.host)
 
-    def attach(self, turn: int) -> None:
+    def attach(self, number: int) -> None:
         raise NotImplementedError
 
-    def check(self, turn: int) -> None:
-        if not reaches(self.container(turn), GATEWAY):
-            raise RuntimeError(f"{self.name}: {self.container(turn)} does not reach {GATEWAY}")
+    def check(self, number: int) -> None:
+        if not reaches(self.container(number), GATEWAY):
+            raise RuntimeError(f"{self.name}: {self.container(number)} does not reach {GATEWAY}")
 
     def close(self) -> None:
         """Its namespaces are the caller's."""
@@ -72,25 +72,25 @@ class Floor(Namespaced):
 
     note = "two netlink sends, nothing read or verified"
 
-    def prepare(self, turns: int) -> None:
-        super().prepare(turns)
+    def prepare(self) -> None:
+        super().prepare()
         with inside(self.host):
             self._bridge_index = socket.if_nametoindex(BRIDGE)
 
-    def attach(self, turn: int) -> None:
+    def attach(self, number: int) -> None:
         pair = floor.Pair(
-            host_ifname=f"floor{turn}",
-            host_index=1000 + turn,
-            host_mac=bytes.fromhex(mac(1, turn).replace(":", "")),
+            host_ifname=f"floor{number}",
+            host_index=1000 + number,
+            host_mac=bytes.fromhex(mac(1, number).replace(":", "")),
             bridge_index=self._bridge_index,
             interface="eth1",
             index=1000,
-            mac=bytes.fromhex(mac(2, turn).replace(":", "")),
-            address=socket.inet_aton(address(turn)),
+            mac=bytes.fromhex(mac(2, number).replace(":", "")),
+            address=socket.inet_aton(address(number)),
             gateway=socket.inet_aton(GATEWAY),
-            alias=f"bench:{turn}" + "x" * 60,
+            alias=f"bench:{number}" + "x" * 60,
         )
-        floor.attach(self.container(turn), pair)
+        floor.attach(self.container(number), pair)
 
 
 class Pipework(Namespaced):
@@ -99,11 +99,11 @@ class Pipework(Namespaced):
     def __init__(self, name: str, host: str, arping: bool) -> None:
         super().__init__(name, host)
         self._last = ["arping"] if arping else []
-        self.rounds = 3 if arping else 0
+        self.rounds = 1 if arping else 0
 
-    def attach(self, turn: int) -> None:
-        nspid = str(4_000_000 + os.getpid() % 1000 * 1000 + turn)
-        where = [BRIDGE, nspid, path(self.container(turn)), f"{address(turn)}/24", GATEWAY, mac(2, turn)]
+    def attach(self, number: int) -> None:
+        nspid = str(4_000_000 + os.getpid() % 1000 * 1000 + number)
+        where = [BRIDGE, nspid, path(self.container(number)), f"{address(number)}/24", GATEWAY, mac(2, number)]
         run("sh", str(STEPS), *where, *self._last)
 
 
@@ -115,14 +115,14 @@ class Cni(Namespaced):
         self._masquerade = masquerade
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX)
 
-    def prepare(self, turns: int) -> None:
+    def prepare(self) -> None:
         pool = {"type": "host-local", "subnet": "10.77.0.0/24", "gateway": GATEWAY, "dataDir": self._folder.name}
         config = {"cniVersion": "1.0.0", "name": self.host, "type": "bridge", "bridge": BRIDGE, "ipam": pool}
         switches = {"isGateway": True, "isDefaultGateway": True, "ipMasq": self._masquerade}
         self._config = json.dumps(config | switches)
 
-    def attach(self, turn: int) -> None:
-        names = {"CNI_CONTAINERID": self.container(turn), "CNI_NETNS": path(self.container(turn)), "CNI_IFNAME": "eth1"}
+    def attach(self, number: int) -> None:
+        names = {"CNI_CONTAINERID": self.container(number), "CNI_NETNS": path(self.container(number)), "CNI_IFNAME": "eth1"}
         env = {**os.environ, "CNI_COMMAND": "ADD", "CNI_PATH": CNI_PLUGINS, **names}
         plugin = [f"{CNI_PLUGINS}/bridge"]
         done = subprocess.run(plugin, input=self._config, env=env, capture_output=True, text=True, check=False)
@@ -176,7 +176,7 @@ class Dockerd:
 class Docker:
     """`docker network connect` of a container that runs already, beside its first network."""
 
-    rounds = 15
+    rounds = 5
     target: float | None = None
     note = ""
 
@@ -187,17 +187,17 @@ class Docker:
         self._prefix = prefix
         self._connect = connect
 
-    def containers(self, turns: int) -> list[str]:
-        return [f"{self._prefix}{turn}" for turn in range(turns)]
+    def containers(self, count: int) -> list[str]:
+        return [f"{self._prefix}{number}" for number in range(count)]
 
-    def prepare(self, turns: int) -> None:
+    def prepare(self) -> None:
         """The daemon and its containers are there already."""
 
-    def attach(self, turn: int) -> None:
-        self._connect(f"{self._prefix}{turn}")
+    def attach(self, number: int) -> None:
+        self._connect(f"{self._prefix}{number}")
 
-    def check(self, turn: int) -> None:
-        self._daemon.check(f"{self._prefix}{turn}")
+    def check(self, number: int) -> None:
+        self._daemon.check(f"{self._prefix}{number}")
 
     def close(self) -> None:
         """The daemon is stopped by whoever started it."""
