@@ -3,12 +3,14 @@
 Invariant: `KernelModel.do` changes a state as the kernel would; a differential test holds it against the real one
 (tests/netns/test_kernel_model.py, Linux 6.18).
 
+    veth's host end made    the other end is there, down; making that one is putting it up
     link deleted            its peer, ports, addresses, routes, neighbours, entries and own sysctls go
     link taken down         its routes, neighbours and IPv6 addresses go
     link's MTU below 1280   all that is IPv6 on it goes (addrconf_ifdown), its sysctls too
     link's MAC changed      its neighbours go, permanent ones too (neigh_changeaddr)
-    IPv4 address deleted    routes with it as their source go; the secondaries of its subnet go (promote_secondaries 0);
-                            with the link's last one, every IPv4 route through the link goes (fib_disable_ip)
+    IPv4 address deleted    the secondaries of its subnet go (promote_secondaries 0); with the last holder of an address, the
+                            routes that have it as their source, on any link (fib_sync_down_addr); with the link's last
+                            address, its IPv4 routes and neighbours (fib_disable_ip)
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ductwork.resources import (
     Address,
     Create,
     Delete,
+    IPAddress,
     Key,
     Link,
     Neighbour,
@@ -31,6 +34,7 @@ from ductwork.resources import (
     State,
     Sysctl,
     Update,
+    VethSpec,
 )
 
 KERNEL_PROTOCOL = 2
@@ -45,11 +49,14 @@ class KernelModel:
     def __init__(self, state: State) -> None:
         self.state: dict[Key, Resource] = dict(state)
         self._dependents: dict[Key, set[Key]] = {}
+        self._local: dict[tuple[str, IPAddress], set[Key]] = {}
         for resource in state.values():
             self._index(resource)
 
     def do(self, operation: Operation) -> None:
         match operation:
+            case Create(Link() as link):
+                self._create_link(link)
             case Create(after):
                 self._put(after)
             case Delete(before):
@@ -65,12 +72,25 @@ class KernelModel:
     def _index(self, resource: Resource) -> None:
         for required in resource.requires():
             self._dependents.setdefault(required, set()).add(resource.key)
+        local = _local_address(resource)
+        if local:
+            self._local.setdefault((resource.netns, local), set()).add(resource.key)
 
     def _put(self, resource: Resource) -> None:
         if isinstance(resource, Address) and resource.address.version == 4:
-            resource = replace(resource, secondary=bool(self._same_subnet(resource)))
+            present = self.state.get(resource.key)
+            secondary = present.secondary if isinstance(present, Address) else bool(self._same_subnet(resource))
+            resource = replace(resource, secondary=secondary)
         self.state[resource.key] = resource
         self._index(resource)
+
+    def _create_link(self, link: Link) -> None:
+        present = self.state.get(link.key)
+        if link.absorbed_by and isinstance(present, Link):
+            link = replace(present, up=present.up or link.up)
+        self._put(link)
+        if isinstance(link.spec, VethSpec) and not link.netns:
+            self._put(_peer(link, link.spec))
 
     def _remove(self, resource: Resource) -> None:
         removed = self.state.pop(resource.key, None)
@@ -91,6 +111,8 @@ class KernelModel:
             self.state.pop(dependent.key, None)
             if isinstance(dependent, Link):
                 self._remove_with_link(dependent)
+            elif isinstance(dependent, Address):
+                self._forget_source(dependent)
 
     def _remove_key(self, key: Key) -> None:
         resource = self.state.get(key)
@@ -98,14 +120,30 @@ class KernelModel:
             self._remove(resource)
 
     def _after_address(self, gone: Address) -> None:
-        on_link = [r for r in self.dependents(Key("link", gone.netns, (gone.link,))) if isinstance(r, Address | Route)]
+        dying = [gone]
         if not gone.secondary:
-            for secondary in self._same_subnet(gone):
-                self.state.pop(secondary.key)
-        left = [r for r in on_link if isinstance(r, Address) and r.address.version == 4 and r.key in self.state]
-        for route in on_link:
-            if isinstance(route, Route) and route.to.version == 4 and (not left or route.source == gone.address):
-                self.state.pop(route.key, None)
+            dying += self._same_subnet(gone)
+        for address in dying:
+            self.state.pop(address.key, None)
+            self._forget_source(address)
+        on_link = self.dependents(Key("link", gone.netns, (gone.link,)))
+        if any(isinstance(r, Address) and r.address.version == 4 for r in on_link):
+            return
+        for resource in on_link:
+            if (isinstance(resource, Route) and resource.to.version == 4) or (
+                isinstance(resource, Neighbour) and resource.address.version == 4
+            ):
+                self.state.pop(resource.key)
+
+    def _forget_source(self, gone: Address) -> None:
+        """Routes cannot have a source that no link holds. (IPv6 ones lose their source instead; we give them none.)"""
+        if gone.address.version == 6:
+            return
+        found = [self.state[key] for key in self._local.get((gone.netns, gone.address), ()) if key in self.state]
+        using = [r for r in found if _local_address(r) == gone.address]
+        if not any(isinstance(r, Address) for r in using):
+            for route in using:
+                self.state.pop(route.key)
 
     def _same_subnet(self, address: Address) -> list[Address]:
         subnet = IPv4Interface((int(address.address), address.prefixlen)).network
@@ -126,6 +164,22 @@ class KernelModel:
         for dependent in self.dependents(after.key):
             if _dies_by(before, after, dependent):
                 self.state.pop(dependent.key, None)
+
+
+def _local_address(resource: Resource) -> IPAddress | None:
+    """The address that a resource holds, or that a route has as its source."""
+    match resource:
+        case Address(address=own):
+            return own
+        case Route(source=source):
+            return source
+    return None
+
+
+def _peer(link: Link, spec: VethSpec) -> Link:
+    """The other end, which cannot be born up."""
+    back = VethSpec(link.netns, link.name)
+    return replace(link, netns=spec.peer_netns, name=spec.peer_ifname, mac=spec.peer_mac, up=False, spec=back, index=0)
 
 
 def _dies_by(before: Link, after: Link, dependent: Resource) -> bool:

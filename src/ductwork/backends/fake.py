@@ -168,30 +168,25 @@ class FakeKernel:
     def _create_link(self, link: Link) -> None:
         present = self.state.get(link.key)
         if link.absorbed_by:
-            if not isinstance(present, Link):
+            if not present:
                 raise Refused("No such device")
-            if link.up:
-                self._model.do(Update(present, replace(present, up=True)))
+            self._model.do(Create(link))
             return
         if present:
             raise Refused("File exists")
         if isinstance(link.spec, VxlanSpec):
             self._check_vxlan(link, link.spec)
-        self._put_link(link)
         if isinstance(link.spec, VethSpec):
-            spec = link.spec
-            if spec.peer_netns not in self.containers:
-                self._model.do(Delete(link))
-                raise Refused(f"{spec.peer_netns} is not running")
-            peer = replace(link, netns=spec.peer_netns, name=spec.peer_ifname, mac=spec.peer_mac, up=False)
-            if peer.key in self.state:
-                self._model.do(Delete(link))
+            if link.spec.peer_netns not in self.containers:
+                raise Refused(f"{link.spec.peer_netns} is not running")
+            if Key("link", link.spec.peer_netns, (link.spec.peer_ifname,)) in self.state:
                 raise Refused("File exists")
-            self._put_link(replace(peer, spec=VethSpec(HOST, link.name)))
-
-    def _put_link(self, link: Link) -> None:
         self._model.do(Create(replace(link, index=next(self._numbers), peer_index=0, master_index=0)))
         self._put_sysctls(link)
+        if isinstance(link.spec, VethSpec):
+            peer = self._link(link.spec.peer_netns, link.spec.peer_ifname)
+            self.state[peer.key] = replace(peer, index=next(self._numbers))
+            self._put_sysctls(peer)
 
     def _put_sysctls(self, link: Link) -> None:
         for path, value in _LINK_SYSCTLS.items():
@@ -260,8 +255,9 @@ class FakeKernel:
                 self._check_address(after)
             case Route():
                 self._check_route(after)
-            case Neighbour():
-                self._link(after.netns, after.link)
+            case Neighbour(address=other):
+                if self._link(after.netns, after.link).mtu_bytes < IPV6_MIN_MTU and other.version == 6:
+                    raise Refused("Invalid argument (IPv6 is disabled on this device)")
             case FdbEntry():
                 if self._link(after.netns, after.link).kind != "vxlan":
                     raise Refused("Operation not supported")
@@ -290,7 +286,10 @@ class FakeKernel:
                 raise Refused("Permission denied (IPv6 is disabled on this device)")
 
     def _check_route(self, route: Route) -> None:
-        if not self._link(route.netns, route.link).up:
+        link = self._link(route.netns, route.link)
+        if route.to.version == 6 and link.mtu_bytes < IPV6_MIN_MTU:
+            raise Refused("No such device")
+        if not link.up:
             raise Refused("Network is down (Nexthop device is not up)")
         if route.via and not route.is_parked and not self._reaches(route, route.via):
             words = ("Network is unreachable", "No route to host")[route.to.version == 6]
@@ -303,7 +302,7 @@ class FakeKernel:
         if via.is_link_local:
             return True
         direct = (r for r in (*self._all(Route, route.netns), *self._kernel_routes(route.netns)) if r.via is None)
-        return any(r.link == route.link and via in r.to and r.to.prefixlen for r in direct)
+        return any(r.link == route.link and via in r.to for r in direct)
 
     def _check_element(self, element: NftElement) -> None:
         table = self.state.get(Key("nft-table", element.netns, (element.family, element.table)))
