@@ -28,6 +28,7 @@ from ductwork.resources import (
     Update,
     key_of,
 )
+from ductwork.resources.base import SHARED
 
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
@@ -176,9 +177,8 @@ def _order(
         if key in model.state and not _goes_with_its_link(observed[key], deletions):
             operations.append(Delete(observed[key]))
             model.do(operations[-1])
-    # What a parked route tells is known nowhere else: it goes when the route is back in its place.
-    parked = [o for o in operations if isinstance(o.target, Route) and o.target.is_parked]
-    operations = [o for o in operations if o not in parked]
+    last = [operation for operation in operations if _tells_what_was(operation.target)]
+    operations = [operation for operation in operations if operation not in last]
     changes: list[Operation] = []
     for key, update in sorted(updates.items(), key=lambda item: _RANK[type(item[1].after)]):
         if key in model.state:
@@ -190,7 +190,7 @@ def _order(
     # By kind, the new before the changed: a default route that moves to a new link needs that link's address.
     changes = [*(Create(resource) for resource in missing), *changes]
     operations += sorted(changes, key=lambda operation: _RANK[type(operation.target)])
-    operations += parked
+    operations += last
     return tuple(_by_namespace(operations)), lost
 
 
@@ -210,6 +210,12 @@ def _comes_back(resource: Resource, desired: State, deletions: set[Key], model: 
     if resource.key in deletions or isinstance(resource, Link | Sysctl):
         return False
     return all(required in model.state or required in desired for required in resource.requires())
+
+
+def _tells_what_was(resource: Resource) -> bool:
+    """It goes when what it tells of is back in its place, since nothing else may know: a parked route; which devices forward
+    because of us (and until they do no more, what is forwarded is filtered)."""
+    return resource.owner == SHARED or (isinstance(resource, Route) and resource.is_parked)
 
 
 def _is_the_kernels(resource: Resource) -> bool:

@@ -24,14 +24,16 @@ from ductwork.resources import (
     Backend,
     Create,
     Key,
+    Link,
     Operation,
     Outcome,
     Resource,
+    State,
     Sysctl,
     Update,
 )
 from ductwork.runtimes import Sandbox
-from ductwork.services.nat import sysctl_paths
+from ductwork.services.nat import lent_paths, sysctl_paths
 
 T = TypeVar("T")
 
@@ -124,6 +126,7 @@ class Reconciler:
         self._system = system(self.open_netns)
         self._resolver = resolver
         self._journal = journal
+        self._interrupted: tuple[str, ...] = ()
         self._cookie = self._system.cookie()
         self._backends = {
             kind: backend
@@ -153,6 +156,7 @@ class Reconciler:
 
     def preview(self, goal: Goal) -> Preview:
         """What carrying out the goal would do. Errors: `ConflictError`."""
+        self._interrupted = self._journal.interrupted()
         observation = self._read(goal)
         desired, _ = self._desire(goal, observation)
         found = self._plan(goal, observation, desired)
@@ -185,6 +189,7 @@ class Reconciler:
 
     def _transact(self, goal: Goal, prepare: Callable[[], None]) -> Report:
         transaction = _Transaction()
+        self._interrupted = self._journal.interrupted()
         while True:
             observation = self._read(goal)
             desired, needed = self._desire(goal, observation)
@@ -200,13 +205,13 @@ class Reconciler:
             transaction.rounds += 1
             transaction.before = {**found.before(observation.state), **transaction.before}
             transaction.change = self._journal.begin(goal.title, transaction.before)
-            self._keep_formers(goal, found, needed)
+            self._keep_formers(goal, found, needed, observation)
             outcomes = self._execute(found, observation)
             transaction.operations += found.operations
             errors = self._errors(outcomes, observation)
             if errors:
                 self._take_back(transaction, errors)
-        self._settle_formers(goal, desired)
+        self._settle_formers(goal, desired, observation)
         if transaction.change:
             self._journal.complete()
         return Report(
@@ -311,14 +316,14 @@ class Reconciler:
         if goal.links is None:
             for backend in self._system.filters:
                 host += backend.read(HOST, None)
-        references = goal.containers(host)
+        references = list(dict.fromkeys((*goal.containers(host), *self._interrupted)))
         readings, waiting = self._read_containers(references)
         state = settle(host, readings)
         cookies = {name: reading.cookie for name, reading in readings.items()}
         facts = desire.facts(state, cookies, {}, self._system.iptables)
         if goal.links is None:
             known = self._system.sysctls.read_paths(sysctl_paths(facts))
-            facts = desire.facts(state, cookies, self._as_without_us(known), self._system.iptables)
+            facts = desire.facts(state, cookies, self._as_without_us(known, state), self._system.iptables)
             _add_sysctls(state, known, {})
         return Observation(state, facts, waiting)
 
@@ -353,8 +358,8 @@ class Reconciler:
             if other != name:
                 raise ContainerError(f"{name} and {other} share one network namespace", "attach one of the two")
 
-    def _as_without_us(self, known: Mapping[str, str]) -> dict[str, str]:
-        formers = self._journal.formers()
+    def _as_without_us(self, known: Mapping[str, str], state: State) -> dict[str, str]:
+        formers = self._formers(state)
         return {
             path: formers[path].before if path in formers and formers[path].ours == value else value
             for path, value in known.items()
@@ -372,16 +377,16 @@ class Reconciler:
         if "net/ipv6/conf/all/forwarding" not in observation.facts.sysctls:
             desired = desire.without_ipv6(desired)
         needed = {r.path: r.value for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST and not r.link}
-        desired |= self._put_back(goal, needed)
+        desired |= self._put_back(goal, needed, observation)
         wanted = {r.path: r.link for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
         wanted |= desire.sysctls_to_lose(desired, observation.state, mine)
         _add_sysctls(observation.state, self._system.sysctls.read_paths(wanted), wanted)
         return desired, needed
 
-    def _put_back(self, goal: Goal, needed: Mapping[str, str]) -> dict[Key, Resource]:
+    def _put_back(self, goal: Goal, needed: Mapping[str, str], observation: Observation) -> dict[Key, Resource]:
         """The sysctls that nobody but this goal needed: their former values, while the present ones are ours."""
         found: dict[Key, Resource] = {}
-        for path, former in self._journal.formers().items():
+        for path, former in self._formers(observation.state).items():
             others = former.needed_by - {goal.needs} if goal.needs != "*" else set()
             if goal.needs and path not in needed and not others:
                 present = self._system.sysctls.read_paths([path]).get(path)
@@ -395,9 +400,19 @@ class Reconciler:
 
     # foreign values
 
-    def _keep_formers(self, goal: Goal, found: Plan, needed: Mapping[str, str]) -> None:
-        """Before a foreign sysctl is changed: what it was."""
+    def _formers(self, state: State) -> dict[str, Former]:
+        """What is journalled; where the journal was lost, what our marks tell: then every site that is here may need it."""
         formers = self._journal.formers()
+        lent = [path for path in lent_paths(state.values()) if path not in formers]
+        if lent:
+            sites = {r.owner.site for r in state.values() if isinstance(r, Link) and r.kind == "bridge" and r.owner}
+            present = self._system.sysctls.read_paths(lent)
+            formers |= {path: Former("0", "1", set(sites)) for path, value in present.items() if value == "1"}
+        return formers
+
+    def _keep_formers(self, goal: Goal, found: Plan, needed: Mapping[str, str], observation: Observation) -> None:
+        """Before a foreign sysctl is changed: what it was."""
+        formers = self._formers(observation.state)
         for operation in found.operations:
             if isinstance(operation, Update | Create) and isinstance(operation.after, Sysctl):
                 after = operation.after
@@ -413,9 +428,9 @@ class Reconciler:
         if formers:
             self._journal.keep_formers(formers)
 
-    def _settle_formers(self, goal: Goal, desired: Mapping[Key, Resource]) -> None:
+    def _settle_formers(self, goal: Goal, desired: Mapping[Key, Resource], observation: Observation) -> None:
         """After the change: forget what has been put back, or has been changed by somebody else since."""
-        formers = self._journal.formers()
+        formers = self._formers(observation.state)
         if not formers:
             return
         left = self._still_ours(formers)

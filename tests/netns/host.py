@@ -191,31 +191,24 @@ def snapshot(ns: str) -> dict[str, Any]:
 
 
 def _snapshot() -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "links": _listed("ip", "-d", "-j", "link"),
-        "addresses": _listed("ip", "-j", "address"),
-        "routes": _listed("ip", "-j", "route", "show", "table", "all"),
-        "routes6": _listed("ip", "-6", "-j", "route", "show", "table", "all"),
-        "rules": _listed("ip", "-j", "rule"),
-        "rules6": _listed("ip", "-6", "-j", "rule"),
-        "neighbours": _listed("ip", "-j", "neighbour", "show", "nud", "permanent"),
-        "fdb": [entry for entry in _json("bridge", "-j", "fdb", "show") if entry.get("state") in ("permanent", "static")],
-        "nft": _listed("nft", "-j", "list", "ruleset"),
-        "sysctls": dict(_sysctls()),
-    }
-    found["fdb"] = _sorted(_plain(found["fdb"]))
-    return found
+    asked = ("route show table all", "rule show", "neighbour show nud permanent")
+    found = dict(zip(("links", "addresses", *asked), _ip([], "link show", "address show", *asked), strict=True))
+    found |= {f"{what} -6": listed for what, listed in zip(asked, _ip(["-6"], *asked), strict=True)}
+    found["fdb"] = [entry for entry in _json("bridge", "-j", "fdb", "show") if entry.get("state") in ("permanent", "static")]
+    found["nft"] = _json("nft", "-j", "list", "ruleset")["nftables"]
+    plain: dict[str, Any] = _sorted(_plain(found))
+    return plain | {"sysctls": dict(_sysctls())}
+
+
+def _ip(options: list[str], *commands: str) -> list[Any]:
+    """The answers, from one run of `ip`: each is a JSON list."""
+    argv = ["ip", *options, "-d", "-j", "-batch", "-"]
+    done = subprocess.run(argv, input="\n".join(commands), capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line]
 
 
 def _json(*argv: str) -> Any:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{argv}: {done.stderr}"
-    return json.loads(done.stdout or "[]")
-
-
-def _listed(*argv: str) -> Any:
-    found = _json(*argv)
-    return _sorted(_plain(found["nftables"] if isinstance(found, dict) else found))
+    return json.loads(run(*argv) or "[]")
 
 
 def _plain(value: Any) -> Any:
@@ -236,9 +229,9 @@ def _is_late(item: dict[str, Any]) -> bool:
 
 
 def _sorted(value: Any) -> Any:
-    """Lists of objects and of set elements have no order of their own."""
+    """Nothing that is listed has an order of its own, but for nft's rules: theirs the engine looks at."""
     if isinstance(value, dict):
-        return {key: _sorted(item) if key in ("elem", "set", "map") else item for key, item in value.items()}
+        return {key: _sorted(item) if key != "expr" else item for key, item in value.items()}
     if isinstance(value, list):
         return sorted((_sorted(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
     return value

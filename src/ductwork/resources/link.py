@@ -41,6 +41,7 @@ Spec = VethSpec | VxlanSpec | None
 class Link:
     """One network device. `kind` is rtnetlink's (`bridge`, `veth`, `vxlan`, "" for a NIC); `mac` in lower case.
 
+    `group`: 0, but for a link whose deletion was interrupted (many are deleted as a group); others' groups count as 0.
     `index`, `peer_index` and `master_index` are the kernel's, 0 where unknown; they are only observed.
     """
 
@@ -52,6 +53,7 @@ class Link:
     up: bool = True
     spec: Spec = None
     owner: Owner | None = None
+    group: int = 0
     index: int = field(default=0, compare=False)
     peer_index: int = field(default=0, compare=False)
     master_index: int = field(default=0, compare=False)
@@ -106,6 +108,8 @@ class Link:
             commands.append(_set(self.name, "address", self.mac))
         if self.up != before.up:
             commands.append(_set(self.name, "up" if self.up else "down"))
+        if self.group != before.group:
+            commands.append(_set(self.name, "group", str(self.group)))
         return commands
 
 

@@ -7,7 +7,7 @@ same resource from both.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Network
 
 from ductwork.drivers import Facts
@@ -21,6 +21,11 @@ _DOCKER_BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
 _ALL_FORWARDING = "net/ipv6/conf/all/forwarding"
 _HAS_FORCE_FORWARDING = "net/ipv6/conf/all/force_forwarding"
 """There since Linux 6.17."""
+_LENT = {
+    "lent4": ("net/ipv4/conf/{}/forwarding",),
+    "lent6": ("net/ipv6/conf/{}/force_forwarding", _ALL_FORWARDING),
+}
+"""Set of the devices that forward because of us → what makes them."""
 
 
 def network_elements(
@@ -84,6 +89,14 @@ def sysctl_paths(facts: Facts) -> tuple[str, ...]:
     paths += [f"net/ipv6/conf/{link.name}/force_forwarding" for link in _outward(facts, 6)]
     paths += [f"net/ipv6/conf/{link.name}/accept_ra" for link in _foreign(facts)]
     return tuple(paths)
+
+
+def lent_paths(observed: Iterable[Resource]) -> Iterator[str]:
+    """Every path below /proc/sys of which our elements say that it was 0 before us: what a lost journal would have said."""
+    for resource in observed:
+        if isinstance(resource, NftElement) and resource.set_name in _LENT:
+            for path in _LENT[resource.set_name]:
+                yield path.format(resource.parts[0].strip('"'))
 
 
 def _element(set_name: str, parts: tuple[str, ...], owner: Owner, value: str = "") -> NftElement:

@@ -28,6 +28,8 @@ from ductwork.resources import (
 )
 
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
+GROUP_BASE = 1 << 16
+"""Groups that links are deleted by are above it."""
 _IFA_F_SECONDARY, _IFA_F_NODAD, _IFA_F_DEPRECATED = 0x01, 0x02, 0x20
 _SCOPE_LINK, _SCOPE_HOST = 253, 254
 _RTN_UNICAST = 1
@@ -76,6 +78,7 @@ def link(netns: str, body: bytes) -> Link:
     info = attributes(found[18]) if 18 in found else {}
     kind = string(info.get(1, b""))
     owner = Owner.from_alias(string(found[20]), name, kind) if 20 in found and not netns else None
+    group = _number(found.get(27))
     spec: VethSpec | VxlanSpec | None = None
     if kind == "veth":
         spec = VethSpec(owner.container, owner.interface) if owner else VethSpec("", "")
@@ -90,6 +93,7 @@ def link(netns: str, body: bytes) -> Link:
         up=bool(flags & IFF_UP),
         spec=spec,
         owner=owner,
+        group=group if group >= GROUP_BASE else 0,
         index=index,
         peer_index=_number(found.get(5)),
         master_index=_number(found.get(10)),
@@ -99,11 +103,6 @@ def link(netns: str, body: bytes) -> Link:
 def mac(body: bytes) -> bytes:
     """The hardware address of a link in an answer to RTM_GETLINK."""
     return attributes(body, 16).get(1, b"")
-
-
-def group(body: bytes) -> int:
-    """The group of a link in an answer to RTM_GETLINK."""
-    return _number(attributes(body, 16).get(27))
 
 
 def sysctls(netns: str, body: bytes) -> list[Sysctl]:

@@ -110,6 +110,7 @@ def update_link(index: int, before: Link, after: Link) -> Message:
     body = ifinfo(index, IFF_UP if after.up else 0, change) if change else ifinfo(index)
     body += attribute(1, _mac(after.mac)) if before.mac != after.mac else b""
     body += u32(4, after.mtu_bytes) if before.mtu_bytes != after.mtu_bytes else b""
+    body += u32(27, after.group) if before.group != after.group else b""
     return Message(RTM_SETLINK, 0, body)
 
 
