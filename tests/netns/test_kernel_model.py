@@ -101,8 +101,11 @@ def _route(chance: random.Random, netns: str, link: str) -> Step:
 
 def _change(chance: random.Random, key: Key) -> Step:
     change: dict[str, object] = chance.choice(
-        [{"up": False}, {"up": True}, {"up": True}, {"mtu_bytes": chance.choice([1000, 1280, 1400])}]
-        + [{"mac": f"02:00:00:00:04:{chance.randrange(99):02x}"}]
+        [
+            *({"up": False}, {"up": True}, {"up": True}),
+            {"mtu_bytes": chance.choice([1000, 1280, 1400])},
+            {"mac": f"02:00:00:00:04:{chance.randrange(99):02x}"},
+        ]
     )
 
     def change_link(state: dict[Key, Resource]) -> Operation | None:

@@ -1,0 +1,100 @@
+"""Whose is what was read: proof lies on the host alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from ductwork.ownership import NOBODY, ContainerReading, settle
+from ductwork.resources import (
+    HOST,
+    PROTOCOL,
+    Address,
+    Key,
+    Link,
+    Neighbour,
+    Owner,
+    Resource,
+    Route,
+    VethSpec,
+)
+
+WEB, COOKIE = "netns:web", 77
+OWNER = Owner("office", "site", "pods", WEB, "eth1", COOKIE)
+OUTER = Link(HOST, "dwweb", "veth", "02:00:00:00:00:01", 1500, spec=VethSpec(WEB, "eth1"), owner=OWNER, index=5, peer_index=6)
+INNER = Link(WEB, "eth1", "veth", "02:00:00:00:00:02", 1500, spec=VethSpec("", ""), index=6, peer_index=5)
+DOCKERS = Link(WEB, "eth0", "veth", "02:00:00:00:00:03", 1500, spec=VethSpec("", ""), index=8, peer_index=7)
+CLAIMED = Owner("")
+"""What the reader gives for our protocol number: a claim."""
+
+
+def settled(*inside: Resource, host: tuple[Resource, ...] = (OUTER,), cookie: int = COOKIE) -> dict[Key, Resource]:
+    return settle(host, {WEB: ContainerReading(cookie, list(inside))})
+
+
+def address(link: str, owner: Owner | None = CLAIMED, netns: str = WEB) -> Address:
+    return Address(netns, link, ip_address("10.0.0.2"), 24, owner=owner)
+
+
+def default(link: str, owner: Owner | None = CLAIMED, version: int = 4) -> Route:
+    to = ip_network("0.0.0.0/0" if version == 4 else "::/0")
+    return Route(WEB, to, link, None, protocol=PROTOCOL if owner else 3, owner=owner)
+
+
+def test_the_peer_of_a_marked_link_is_ours_and_both_know_each_other() -> None:
+    found = settled(INNER)
+    assert found[INNER.key] == replace(INNER, owner=OWNER, spec=VethSpec(HOST, "dwweb"))
+    assert found[OUTER.key] == replace(OUTER, spec=VethSpec(WEB, "eth1"))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "cookie"),
+    [
+        (OUTER, INNER, COOKIE + 1),
+        (replace(OUTER, peer_index=9), INNER, COOKIE),
+        (OUTER, replace(INNER, peer_index=9), COOKIE),
+        (replace(OUTER, owner=OWNER._replace(container="netns:db")), INNER, COOKIE),
+        (replace(OUTER, owner=None), INNER, COOKIE),
+    ],
+    ids=["started anew", "another peer", "an index that happens to be the same", "another container", "no mark"],
+)
+def test_anything_less_is_no_proof(outer: Link, inner: Link, cookie: int) -> None:
+    assert settled(inner, address("eth1"), host=(outer,), cookie=cookie)[inner.key].owner is None
+    assert settled(inner, address("eth1"), host=(outer,), cookie=cookie)[address("eth1").key].owner is None
+
+
+def test_a_mark_whose_peer_has_left_names_none() -> None:
+    """So that it differs from what is wanted, and is replaced."""
+    assert settled()[OUTER.key] == replace(OUTER, spec=VethSpec(WEB, ""))
+
+
+def test_a_container_that_was_not_read_proves_nothing() -> None:
+    assert settle([OUTER], {}) == {OUTER.key: OUTER}
+
+
+def test_our_number_on_our_link_is_ours_and_elsewhere_nobodys() -> None:
+    found = settled(INNER, DOCKERS, address("eth1"), address("eth0"))
+    assert [found[address(link).key].owner for link in ("eth1", "eth0")] == [OWNER, None]
+
+
+def test_a_foreign_address_on_our_link_stays_foreign() -> None:
+    assert settled(INNER, address("eth1", None))[address("eth1").key].owner is None
+
+
+def test_a_parked_route_is_whose_default_route_is_there_of_its_family() -> None:
+    parked = default("eth0", None).park(OWNER)
+    parked = replace(parked, owner=CLAIMED)
+    parked_v6 = replace(default("eth0", None, 6).park(OWNER), owner=CLAIMED)
+    found = settled(INNER, DOCKERS, default("eth1"), parked, parked_v6)
+    assert [found[parked.key].owner, found[parked_v6.key].owner] == [OWNER, NOBODY]
+
+
+def test_on_the_host_our_number_on_a_foreign_link_is_nobodys() -> None:
+    claimed = (
+        address("eth0", NOBODY, HOST),
+        Neighbour(HOST, "eth0", ip_address("10.0.0.9"), "02:00:00:00:00:09", NOBODY),
+        Route(HOST, ip_network("10.8.0.0/24"), "eth0", owner=NOBODY),
+    )
+    assert {resource.owner for resource in settled(host=claimed).values()} == {None}
