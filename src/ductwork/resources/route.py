@@ -64,9 +64,7 @@ class Route:
     def unpark(self) -> Route:
         """The foreign route that was parked. Its protocol number is not in the kernel any more: it comes back as what
         `ip route add` and Docker leave."""
-        return replace(
-            self, metric=self.metric - PARKED_METRIC, protocol=BOOT_PROTOCOL, owner=None, displaces=True
-        )
+        return replace(self, metric=self.metric - PARKED_METRIC, protocol=BOOT_PROTOCOL, owner=None, displaces=True)
 
     def requires(self) -> tuple[Key, ...]:
         return (Key("link", self.netns, (self.link,)),)
