@@ -111,8 +111,8 @@ class KernelModel:
             self.state.pop(dependent.key, None)
             if isinstance(dependent, Link):
                 self._remove_with_link(dependent)
-            elif isinstance(dependent, Address):
-                self._forget_source(dependent)
+            elif isinstance(dependent, Address) and not dependent.secondary:
+                self._forget_source(dependent)  # fib_del_ifaddr passes over the secondaries of a dead device
 
     def _remove_key(self, key: Key) -> None:
         resource = self.state.get(key)
