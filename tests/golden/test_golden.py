@@ -30,7 +30,7 @@ from ductwork.site.model import Site
 FOLDER = Path(__file__).parent
 HERE = "here"
 """The one host of a file without hosts."""
-PIDS = {"docker:web": "4711", "docker:api": "4712"}
+PLACES = {"docker:web": "/proc/4711/ns/net", "docker:api": "/proc/4712/ns/net"}
 
 
 def _machine(site: Site, host: str) -> dict[Key, Resource]:
@@ -65,7 +65,7 @@ def operations(site: Site, host: str) -> tuple[Operation, ...]:
 
 
 def _place(container: str) -> str:
-    return PIDS.get(container, container.rpartition(":")[2])
+    return PLACES.get(container, container.rpartition(":")[2])
 
 
 def _written(operation: Operation) -> Iterator[str]:

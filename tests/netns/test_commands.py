@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import inside, run, sh
+from conftest import inside, ping, run, sh, until
 from host import World, cookie, same, snapshot
 
 from ductwork.cli import render
@@ -102,53 +102,14 @@ def _nic(ns: str, mac: str, addresses: tuple[str, ...], via4: str, via6: str) ->
 
 
 def _more() -> dict[str, Any]:
-    """What `snapshot` does not look at, in all the detail that the programs give."""
+    """What `snapshot` does not tell: the order of addresses, which decides over source addresses, and what iptables has."""
+    links = json.loads(run("ip", "-d", "-j", "address"))
     return {
-        "addresses": _addresses(_json("ip", "-d", "-j", "address")),
-        "routes": _in_order(_json("ip", "-d", "-4", "-j", "route", "show", "table", "all")),
-        "routes6": _in_order(_json("ip", "-d", "-6", "-j", "route", "show", "table", "all")),
-        "neighbours": _in_order(_json("ip", "-d", "-j", "neighbour", "show", "nud", "permanent")),
-        "fdb": _in_order(filter(_lasts, _json("bridge", "-d", "-j", "fdb", "show"))),
+        "order": {
+            link["ifname"]: [entry["local"] for entry in link["addr_info"] if entry["scope"] != "link"] for link in links
+        },
         "iptables": [_saved(program) for program in ("iptables-save", "ip6tables-save")],
     }
-
-
-def _lasts(entry: dict[str, Any]) -> bool:
-    """Others are learnt, from what a link announces when it comes up; multicast groups are joined by the kernel itself."""
-    return entry["state"] in ("permanent", "static") and not entry["mac"].startswith(("33:33:", "01:00:5e:"))
-
-
-def _json(*argv: str) -> list[Any]:
-    found = json.loads(run(*argv) or "[]")
-    assert isinstance(found, list)
-    return found
-
-
-def _addresses(links: list[Any]) -> dict[str, list[Any]]:
-    """By link, in the kernel's order, which decides over source addresses. Left out: the mark (IFA_PROTO), which iproute2
-    can set from 6.3 on and shows as `protocol`; what runs down; link-local addresses, which the kernel gives a link by
-    itself, some time after it has a carrier."""
-    volatile = {"protocol", "valid_life_time", "preferred_life_time"}
-    return {
-        link["ifname"]: [
-            {key: value for key, value in entry.items() if key not in volatile}
-            for entry in link["addr_info"]
-            if entry["scope"] != "link"
-        ]
-        for link in links
-    }
-
-
-def _in_order(entries: Iterable[Any]) -> list[Any]:
-    """A kernel's listing without the indexes that it gave, of which the engine chooses its own (design.md, section 6), and
-    without what follows from an address, or comes with a carrier, some time later: the kernel's routes in the table `local`,
-    the link-local ones, the flag `linkdown`."""
-    volatile = {"ifIndex", "ifindex", "link_index", "used", "confirmed", "updated", "probes", "refcnt"}
-    plain = [{key: value for key, value in entry.items() if key not in volatile} for entry in entries]
-    for entry in plain:
-        entry["flags"] = [flag for flag in entry.get("flags", ()) if flag not in ("linkdown", "dead")]
-    lasting = [e for e in plain if e.get("table") != "local" and not str(e.get("dst", "")).startswith("fe80:")]
-    return sorted(lasting, key=lambda entry: json.dumps(entry, sort_keys=True))
 
 
 def _saved(program: str) -> list[str]:
@@ -157,15 +118,18 @@ def _saved(program: str) -> list[str]:
 
 
 def _unmarked(state: dict[str, Any], cookies: dict[str, int]) -> dict[str, Any]:
-    """Aliases bear the cookie of a container's namespace, another one in each life: checked, and left out."""
-    for link in state["links"]:
-        alias = link.get("ifalias", "")
-        owner = Owner.from_alias(alias, link["ifname"], link.get("linkinfo", {}).get("info_kind", ""))
+    """Two marks are left out: the cookie in an alias, another one in each life, which is checked here; and the protocol of
+    an address (IFA_PROTO), which iproute2 can set from 6.3 on."""
+    for link in (*state["links"], *state["addresses"]):
+        owner = Owner.from_alias(link.get("ifalias", ""), link["ifname"], link.get("linkinfo", {}).get("info_kind", ""))
         if owner:
             assert owner.cookie == cookies.get(owner.container.partition(":")[2], 0)
             link["ifalias"] = owner._replace(cookie=0)
-        link["flags"] = [flag for flag in link["flags"] if flag not in ("LOWER_UP", "NO-CARRIER")]
-    state["links"].sort(key=lambda link: link["ifname"])
+        link["flags"] = sorted(set(link["flags"]) - {"LOWER_UP", "NO-CARRIER"})  # noticed some time later
+        for address in link.get("addr_info", ()):
+            address.pop("protocol", None)
+    for kind in ("links", "addresses"):
+        state[kind].sort(key=lambda link: link["ifname"])
     return state
 
 
@@ -307,6 +271,12 @@ def test_over_ipv6(pair: Stage) -> None:
     compare(pair, "alpha", SITE.replace("10.99.0.1/24", '"fd00:99::1/64"').replace("10.99.0.2/24", '"fd00:99::2/64"'))
 
 
+PLAIN = """
+networks: {lan: {driver: bridge, subnets: [10.1.1.0/24, "fd00:1::/64"]}}
+attachments:
+  - {container: "netns:<web>", network: lan, address: [10.1.1.2, "fd00:1::2"]}
+"""
+
 PARKED = """
 networks: {lan: {driver: bridge, subnets: [10.1.1.0/24, "fd00:1::/64"]}}
 attachments:
@@ -356,3 +326,31 @@ def test_an_attachment_with_a_smaller_mtu(pair: Stage) -> None:
     smaller = SITE.replace(ROUTE, "mtu: 1290")
     compare(pair, "alpha", smaller)
     compare_change(pair, "alpha", SITE, smaller)
+
+
+@pytest.mark.parametrize("name", ["20471100", "-n"])
+def test_containers_named_like_numbers_and_options(stage: Stage, name: str) -> None:
+    """A number is more than any process has: it must not be taken for one."""
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "-n", name, "link", "set", "dev", "lo", "up")
+        stage.world.names["web"] = name
+        compare(stage, "", PLAIN)
+    finally:
+        run("ip", "netns", "del", name)
+
+
+def test_a_process(stage: Stage) -> None:
+    """Its namespace has no name."""
+    web = stage.world.container("web")
+    stage.anew()
+    process = subprocess.Popen(["ip", "netns", "exec", web, "sleep", "60"])
+    try:
+        text = PLAIN.replace("netns:<web>", f"pid:{process.pid}")
+        assert until(lambda: bool(stage.plan(text, "")))
+        stage.type(stage.plan(text, ""))
+        assert not stage.left_to_do(text, "")
+        assert ping(web, "10.1.1.1")
+    finally:
+        process.kill()
+        process.wait()

@@ -41,20 +41,20 @@ class Machine:
     def ns(self) -> str:
         return self.world.host
 
-    def _engine(self, work: Callable[[Engine], Report]) -> Report:
+    def engine(self, work: Callable[[Engine], Report]) -> Report:
         runtimes = {"netns": NetnsRuntime, "docker": lambda: DockerRuntime(self.docker.url)}
         return self.world.engine(work, runtimes=runtimes)
 
     def apply(self, text: str, host: str = "") -> Report:
         """In one round; a second time for nothing."""
         site = self.world.site(text)
-        report = self._engine(lambda engine: engine.apply(site, host))
+        report = self.engine(lambda engine: engine.apply(site, host))
         assert report.rounds <= 1, report.operations
-        assert not self._engine(lambda engine: engine.apply(site, host)).operations
+        assert not self.engine(lambda engine: engine.apply(site, host)).operations
         return report
 
     def destroy(self) -> Report:
-        return self._engine(lambda engine: engine.destroy("office"))
+        return self.engine(lambda engine: engine.destroy("office"))
 
     def inside(self, container: str, *argv: str) -> str:
         return self.docker.docker("exec", container, *argv)
@@ -238,6 +238,18 @@ def test_beside_dockers_own_interface(alpha: Machine) -> None:
     assert alpha.ping("web", INTERNET)
     alpha.destroy()
     assert alpha.inside("web", "ip", "route") == routes
+    assert alpha.ping("web", INTERNET)
+
+
+def test_the_printed_commands(alpha: Machine) -> None:
+    """Typed on the host, they reach into Docker's containers too."""
+    alpha.docker.run("web")
+    text = BESIDE.replace("10.2.1.2}", "10.2.1.2, gateway: true}")
+    path = alpha.world.write(text)
+    env = {"DOCKER_HOST": alpha.docker.url}
+    sh(alpha.ns, "sh", "-ec", alpha.world.cli("plan", path, "--format", "commands", env=env).out)
+    alpha.world.cli("plan", path, "--exit-code", env=env)
+    assert defaults(alpha, "web")[0] == "default via 10.2.1.1 dev eth1"
     assert alpha.ping("web", INTERNET)
 
 

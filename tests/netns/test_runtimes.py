@@ -155,7 +155,8 @@ class TestPid:
             wait_until(lambda: inode(f"/proc/{other.pid}/ns/net") == inode(f"/run/netns/{web}"))
             name = str(other.pid)
             found = PidRuntime().find([name])[name]
-            assert found and (found.runtime, found.name, found.place, found.mode) == ("pid", name, name, "none")
+            assert found and (found.runtime, found.name, found.mode) == ("pid", name, "none")
+            assert found.place == f"/proc/{name}/ns/net"
             assert inode_of(found) == inode(f"/run/netns/{web}")
 
     def test_a_process_in_our_own_namespace_is_the_host(self) -> None:
@@ -290,7 +291,7 @@ class TestDocker:
         for name in ("web", "alone", "open", "joined", "named"):
             sandbox = found[name]
             assert sandbox and (sandbox.runtime, sandbox.name) == ("docker", name)
-            assert sandbox.place == str(dockerd.pid(name))
+            assert sandbox.place == f"/proc/{dockerd.pid(name)}/ns/net"
             assert inode_of(sandbox) == inode(f"/proc/{dockerd.pid(name)}/ns/net")
         assert inode_of(found["joined"]) == inode_of(found["web"]) != inode_of(found["alone"])
         assert inode_of(found["open"]) == inode(f"/run/netns/{dockerd.netns}")

@@ -117,8 +117,8 @@ def _inside(argv: Argv, netns: str, place: Callable[[str], str]) -> Argv:
     if not netns:
         return argv
     where = place(netns)
-    if where.isdigit():
-        return ["nsenter", f"--net=/proc/{where}/ns/net", "--", *argv]
+    if "/" in where:
+        return ["nsenter", f"--net={where}", "--", *argv]
     return ["ip", "-n", where, *argv[1:]] if argv[0] == "ip" else ["ip", "netns", "exec", where, *argv]
 
 

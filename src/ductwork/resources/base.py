@@ -23,7 +23,7 @@ PROTOCOL = 220
 
 Argv = list[str]
 Place = Callable[[str], str]
-"""A container's name → what iproute2 takes behind `netns`: a name of `ip netns`, or a PID."""
+"""A container's name → what iproute2 takes behind `netns`: a name of `ip netns`, or a path."""
 
 
 class Key(NamedTuple):

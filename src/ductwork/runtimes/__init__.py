@@ -12,8 +12,8 @@ class Sandbox:
     """A running container's network namespace.
 
     `open`: a new file descriptor of the namespace, checked to be that container's still; raises `ContainerError` when the
-    container is gone. `place`: what `ip … netns` takes: a name of `ip netns`, or a PID. `mode`: `bridge`, `host`, `none`,
-    `container:NAME`.
+    container is gone. `place`: what `ip … netns` takes: a name of `ip netns`, or a path (a PID could be such a name).
+    `mode`: `bridge`, `host`, `none`, `container:NAME`.
     """
 
     runtime: str

@@ -58,7 +58,7 @@ class DockerRuntime:
         identity, name = entry["Id"], _name(entry)
         is_it = partial(self._is_its, identity, pid)
         open_netns = partial(open_process_netns, pid, f"{self.name}:{name}", is_it)
-        return Sandbox(self.name, name, str(pid), open_netns, containers.mode(entry))
+        return Sandbox(self.name, name, f"/proc/{pid}/ns/net", open_netns, containers.mode(entry))
 
     def _pids(self, identities: Iterable[str]) -> list[int | None]:
         wanted = list(identities)

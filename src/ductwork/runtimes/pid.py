@@ -47,7 +47,7 @@ class PidRuntime:
         pid = int(name)
         open_netns = partial(open_process_netns, pid, f"pid:{name}", partial(_is_still, pid, process))
         mode = "host" if own is not None and _netns_id(name) == own else "none"
-        return Sandbox(self.name, name, name, open_netns, mode)
+        return Sandbox(self.name, name, f"/proc/{name}/ns/net", open_netns, mode)
 
 
 def open_process_netns(pid: int, who: str, is_it: Callable[[], bool]) -> int:
