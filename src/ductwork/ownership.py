@@ -56,10 +56,12 @@ def _settle_container(
         settled = resource
         if isinstance(resource, Link):
             outer = marked.get(resource.peer_index) if resource.kind == "veth" else None
-            if outer and outer.owner and _is_peer(outer, resource, name, reading.cookie):
-                owners[resource.name] = outer.owner
-                peers[outer.index] = resource
-                settled = replace(resource, owner=outer.owner, spec=VethSpec(HOST, outer.name))
+            if outer and outer.owner and _is_peer(outer, resource, name):
+                settled = replace(resource, spec=VethSpec(HOST, outer.name))
+                if outer.owner.cookie == reading.cookie:
+                    owners[resource.name] = outer.owner
+                    peers[outer.index] = resource
+                    settled = replace(settled, owner=outer.owner)
         elif isinstance(resource, Address | Route | Port) and resource.owner is not None:
             if isinstance(resource, Route) and resource.is_parked:
                 parked.append(resource)
@@ -72,6 +74,6 @@ def _settle_container(
         state[route.key] = replace(route, owner=defaults.get(route.to.version, NOBODY))
 
 
-def _is_peer(outer: Link, inner: Link, container: str, cookie: int) -> bool:
+def _is_peer(outer: Link, inner: Link, container: str) -> bool:
     assert outer.owner
-    return outer.peer_index == inner.index and outer.owner.container == container and outer.owner.cookie == cookie
+    return outer.peer_index == inner.index and outer.owner.container == container

@@ -116,7 +116,23 @@ def _compare(desired: State, observed: State, mine: Mine) -> tuple[set[Key], dic
             deletions.add(key)
         else:
             updates[key] = Update(have, want)
-    return deletions, updates, conflicts
+    # A container that starts anew while it is attached has the other end of what is made for it anew.
+    leaving = [c for c in conflicts if isinstance(c.found, Link) and c.found.absorbed_by in deletions]
+    deletions.update(conflict.found.key for conflict in leaving)
+    taken = _addresses_elsewhere(desired, observed, mine)
+    return deletions, updates, [conflict for conflict in conflicts if conflict not in leaving] + taken
+
+
+def _addresses_elsewhere(desired: State, observed: State, mine: Mine) -> list[Conflict]:
+    """An address that is wanted here, and that another, foreign link of the same namespace has."""
+    foreign = {
+        (have.netns, have.address): have
+        for have in observed.values()
+        if isinstance(have, Address) and have.key not in desired and not mine(have)
+    }
+    wanted = (want for key, want in desired.items() if isinstance(want, Address) and key not in observed)
+    pairs = ((want, foreign.get((want.netns, want.address))) for want in wanted)
+    return [Conflict(want, have) for want, have in pairs if have]
 
 
 def _may_change(want: Resource) -> bool:

@@ -269,10 +269,20 @@ class Reconciler:
         return outcomes
 
     def _execute_here(self, name: str, operations: Sequence[Operation]) -> list[Outcome]:
-        """In the namespace of the calling thread: runs of operations of one back end, each run in one call."""
+        """In the namespace of the calling thread: runs of operations of one back end, each run in one call. What needs
+        something that could not be made is left: a sysctl goes by its link's name, which a foreign link may have by now."""
         outcomes: list[Outcome] = []
+        failed: set[Key] = set()
         for backend, run in itertools.groupby(operations, key=lambda o: self._backends[type(o.target)]):
-            outcomes += backend.apply(name, list(run))
+            possible: list[Operation] = []
+            for operation in run:
+                lacking = [key for key in operation.target.requires() if key in failed]
+                if lacking:
+                    outcomes.append(Outcome(operation, f"not tried without {lacking[0]}"))
+                else:
+                    possible.append(operation)
+            outcomes += backend.apply(name, possible) if possible else []
+            failed = {outcome.operation.target.key for outcome in outcomes if outcome.error}
         return outcomes
 
     def _execute_inside(
@@ -480,7 +490,7 @@ def _refuse_conflicts(found: Plan) -> None:
 def _in_the_way(wanted: Resource, found: Resource) -> str:
     owner = found.owner
     whose = f"belongs to {owner.origin} {owner.site}, network {owner.network}" if owner and owner.site else "is not ductwork's"
-    return f"{wanted.key} is in the way: it exists and {whose}"
+    return f"{found.key} is in the way: it exists and {whose}"
 
 
 def _unsettled(found: Plan) -> list[str]:
