@@ -21,7 +21,7 @@ from host import World, cookie, same, snapshot
 from ductwork.cli import render
 from ductwork.engine import Engine
 from ductwork.reconciler import Preview
-from ductwork.resources import NftElement, Operation, Owner
+from ductwork.resources import Operation, Owner
 from ductwork.site.load import load_text
 
 pytestmark = pytest.mark.netns
@@ -72,10 +72,8 @@ class Stage:
         assert lines == listed, "what --json tells and what --format commands prints"
         return lines
 
-    def left_to_do(self, text: str, host: str) -> list[Operation]:
-        """After typing. Which devices forward because of us is in the journal, which no command can write."""
-        operations = self.world.engine(lambda engine: engine.plan(self.world.site(text), host).plan.operations)
-        return [o for o in operations if not (isinstance(o.target, NftElement) and o.target.set_name.startswith("lent"))]
+    def left_to_do(self, text: str, host: str) -> tuple[Operation, ...]:
+        return self.world.engine(lambda engine: engine.plan(self.world.site(text), host).plan.operations)
 
     def type(self, lines: list[str]) -> None:
         """As somebody does who pipes the plan into a shell."""
