@@ -12,9 +12,9 @@ from ipaddress import ip_interface
 
 from ductwork import ipam, serial
 from ductwork.drivers.registry import DRIVERS
-from ductwork.errors import UsageError
+from ductwork.errors import DuctworkError, UsageError
 from ductwork.goals import ApplySite, Attach, DestroySite, Detach, Observation
-from ductwork.naming import IFNAMSIZ, host_ifname, mac_address
+from ductwork.naming import host_ifname, mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, IPAddress, IPInterface, Key, Link, Owner
 from ductwork.site.model import Attachment, Network, Site
@@ -26,7 +26,8 @@ _ATTACHMENTS = "attachments"
 
 @dataclass(frozen=True, slots=True)
 class AttachRequest:
-    """`ductwork attach`: what is left out is chosen as for an attachment of the site file."""
+    """`ductwork attach`: what is left out is chosen as for an attachment of the site file. The values have passed
+    `site.values`."""
 
     container: str
     network: str
@@ -188,9 +189,15 @@ class Engine:
 
     def _plug_in(self, known: _KnownNetwork, attachment: Attachment) -> Report:
         site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
+        holder = (known.host, *attachment.id)
+        former = self._store.leases(site.name, known.network.name).get(holder, ())
         addresses = self._lease(site, known, attachment)
         goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge)
-        return self._reconciler.carry_out(goal)
+        try:
+            return self._reconciler.carry_out(goal)
+        except DuctworkError:
+            self._store.lease(site.name, known.network.name, holder, former)
+            raise
 
     def _attach_again(self, site: str, report: Report) -> Report:
         """What was attached by hand to the site's networks, where its container has been started anew."""
@@ -254,8 +261,6 @@ class Engine:
         return f"eth{number}"
 
     def _attachment(self, request: AttachRequest, known: _KnownNetwork, interface: str) -> Attachment:
-        if not interface or len(interface) > IFNAMSIZ or set(interface) & set("/: \t"):
-            raise UsageError(f"interface {interface!r} is no interface name", f"at most {IFNAMSIZ} characters, no / or :")
         network = known.network
         return Attachment(
             container=request.container,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from ductwork.cli.common import echo_report, open_engine, state_options
 from ductwork.errors import UsageError
+from ductwork.naming import mac_address
 from ductwork.resources import IPAddress
 
 
@@ -26,14 +28,32 @@ def _parsed(text: str) -> IPAddress:
         raise click.BadParameter(f"{text} is no IP address") from None
 
 
+def _as_in_a_site_file(function: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Click's callback for what a site file has too: the same is refused, by a function of `site.values`."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        from ductwork.site import values
+
+        try:
+            return None if value is None else getattr(values, function)(value)
+        except values.Refused as refused:
+            raise UsageError(refused.message, refused.hint) from None
+
+    return check
+
+
 @click.command()
-@click.argument("container")
+@click.argument("container", callback=_as_in_a_site_file("container"))
 @click.argument("network")
-@click.option("--interface", help="Its name in the container (default: the first of eth1, eth2, … that is free).")
+@click.option(
+    "--interface",
+    callback=_as_in_a_site_file("interface_name"),
+    help="Its name in the container (default: the first of eth1, eth2, … that is free).",
+)
 @click.option("--address", "addresses", multiple=True, callback=_address, help="Its address; several times for several.")
 @click.option("--gateway", callback=_address, help="Default route by way of this address.")
 @click.option("--no-gateway", is_flag=True, help="No default route by way of this network.")
-@click.option("--mac", help="Its MAC address (default: a stable one).")
+@click.option("--mac", callback=_as_in_a_site_file("mac"), help="Its MAC address, or seed:TEXT (default: a stable one).")
 @click.option("--mtu", type=click.IntRange(68, 65535), help="Its MTU in bytes (default: the network's).")
 @state_options
 def attach(
@@ -59,6 +79,8 @@ def attach(
 
     if gateway and no_gateway:
         raise UsageError("--gateway and --no-gateway exclude each other", "leave one out")
+    if mac and mac.startswith("seed:"):
+        mac = mac_address("seed", mac.removeprefix("seed:"))
     wanted: bool | IPAddress | None = False if no_gateway else gateway
     request = AttachRequest(container, network, interface, addresses, wanted, mac, mtu)
     with open_engine(state, store) as engine:
