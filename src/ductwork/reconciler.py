@@ -205,13 +205,15 @@ class Reconciler:
             transaction.rounds += 1
             transaction.before = {**found.before(observation.state), **transaction.before}
             transaction.change = self._journal.begin(goal.title, transaction.before)
-            self._keep_formers(goal, found, needed, observation)
+            if goal.links is None:
+                self._keep_formers(goal, found, needed, observation)
             outcomes = self._execute(found, observation)
             transaction.operations += found.operations
             errors = self._errors(outcomes, observation)
             if errors:
                 self._take_back(transaction, errors)
-        self._settle_formers(goal, desired, observation)
+        if goal.links is None:
+            self._settle_formers(goal, desired, observation)
         if transaction.change:
             self._journal.complete()
         return Report(
@@ -444,7 +446,7 @@ class Reconciler:
         if not formers:
             return
         left = self._still_ours(formers)
-        if goal.links is None and goal.needs:
+        if goal.needs:
             needed = {r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
             for path, former in left.items():
                 if path in needed:

@@ -20,6 +20,8 @@ _NS_GET_NSTYPE = 0xB703
 """ioctl_nsfs(2): the kind of namespace behind a descriptor; ENOTTY for whatever is none (kernel 4.11)."""
 _CLONE_NEWNET = 0x40000000
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in the way must not block
+_FEW = 16
+"""So many names are looked up one by one (5 µs each) rather than in a listing (0.4 ms with a thousand)."""
 
 
 class NetnsRuntime:
@@ -29,6 +31,8 @@ class NetnsRuntime:
         self._directory = Path(directory)
 
     def find(self, names: list[str]) -> dict[str, Sandbox | None]:
+        if len(names) < _FEW:
+            return {name: self._sandbox(name) for name in names if _is_entry(self._directory, name)}
         try:
             with os.scandir(self._directory) as entries:
                 there = {entry.name for entry in entries}
@@ -40,6 +44,10 @@ class NetnsRuntime:
 
     def _sandbox(self, name: str) -> Sandbox:
         return Sandbox(self.name, name, name, partial(_open, self._directory / name))
+
+
+def _is_entry(directory: Path, name: str) -> bool:
+    return "/" not in name and name not in ("", ".", "..") and os.path.lexists(directory / name)
 
 
 def _open(path: Path) -> int:
