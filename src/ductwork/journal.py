@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ _UNDER_WAY, _LAST, _FORMERS = "under-way.json", "last.json", "formers.json"
 
 @dataclass(slots=True)
 class Former:
-    """A sysctl that we changed: its value before, ours, and who needs ours (`site` or `site/origin`)."""
+    """A sysctl that we changed: its value before, ours, that of its `services.nat.governor` at the time ("" without one),
+    and which sites need ours."""
 
     before: str
     ours: str
+    governor: str = ""
     needed_by: set[str] = field(default_factory=set)
 
 
@@ -139,11 +141,8 @@ def _decoded(before: list[list[Any]]) -> dict[Key, Resource | None]:
 
 
 def _encoded_formers(formers: Mapping[str, Former]) -> dict[str, dict[str, Any]]:
-    return {
-        path: {"before": former.before, "ours": former.ours, "needed_by": sorted(former.needed_by)}
-        for path, former in formers.items()
-    }
+    return {path: {**asdict(former), "needed_by": sorted(former.needed_by)} for path, former in formers.items()}
 
 
 def _decoded_formers(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Former]:
-    return {path: Former(e["before"], e["ours"], set(e["needed_by"])) for path, e in entries.items()}
+    return {path: Former(e["before"], e["ours"], e["governor"], set(e["needed_by"])) for path, e in entries.items()}

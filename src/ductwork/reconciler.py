@@ -14,26 +14,23 @@ from typing import Protocol, TypeVar
 
 from ductwork import desire
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
+from ductwork.foreign import ForeignValues, SysctlReader
 from ductwork.goals import Goal, Observation, Restore
-from ductwork.journal import Change, Former, Journal
+from ductwork.journal import Change, Journal
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
 from ductwork.resources import (
     HOST,
     Address,
     Backend,
-    Create,
     Key,
-    Link,
     Operation,
     Outcome,
     Resource,
-    State,
     Sysctl,
-    Update,
 )
 from ductwork.runtimes import Sandbox
-from ductwork.services.nat import lent_paths, sysctl_paths
+from ductwork.services.nat import sysctl_paths
 
 T = TypeVar("T")
 
@@ -45,8 +42,8 @@ class LinkBackend(Backend, Protocol):
     def announce(self, netns: str, addresses: Sequence[Address]) -> None: ...
 
 
-class SysctlReader(Backend, Protocol):
-    def read_paths(self, paths: Iterable[str]) -> dict[str, str]: ...
+class SysctlBackend(Backend, SysctlReader, Protocol):
+    """Reads what it is asked for."""
 
 
 class Resolve(Protocol):
@@ -67,7 +64,7 @@ class System:
     iptables program for. `cookie`: that of the namespace in which it is called, by a visit or by us."""
 
     links: LinkBackend
-    sysctls: SysctlReader
+    sysctls: SysctlBackend
     filters: Sequence[Backend]
     iptables: frozenset[str]
     visitor: Visit
@@ -126,6 +123,7 @@ class Reconciler:
         self._system = system(self.open_netns)
         self._resolver = resolver
         self._journal = journal
+        self._foreign = ForeignValues(journal, self._system.sysctls)
         self._interrupted: tuple[str, ...] = ()
         self._cookie = self._system.cookie()
         self._backends = {
@@ -181,7 +179,7 @@ class Reconciler:
                     "a change can be undone once, on the host and in the namespace where it was made, until the next boot",
                 )
             report = self._transact(Restore(f"undo {last.title}", last.before), lambda: None)
-            self._journal.keep_formers(self._still_ours(last.formers))
+            self._foreign.go_back_to(last.formers)
             self._journal.forget_changes()
             return report
 
@@ -206,14 +204,14 @@ class Reconciler:
             transaction.before = {**found.before(observation.state), **transaction.before}
             transaction.change = self._journal.begin(goal.title, transaction.before)
             if goal.links is None:
-                self._keep_formers(goal, found, needed, observation)
+                self._foreign.note(goal.needs, needed, found.operations, observation.state)
             outcomes = self._execute(found, observation)
             transaction.operations += found.operations
             errors = self._errors(outcomes, observation)
             if errors:
                 self._take_back(transaction, errors)
         if goal.links is None:
-            self._settle_formers(goal, desired, observation)
+            self._foreign.settle(goal.needs, needed, observation.state)
         if transaction.change:
             self._journal.complete()
         return Report(
@@ -244,7 +242,7 @@ class Reconciler:
                 "see what is in the way, then run `ductwork undo`, or apply again",
             )
         if transaction.change:
-            self._journal.keep_formers(self._still_ours(transaction.change.formers))
+            self._foreign.go_back_to(transaction.change.formers)
         self._journal.forget_change_under_way()
         raise ApplyError(f"{reason}. What was begun was taken back", "mend the cause, then apply again")
 
@@ -335,7 +333,7 @@ class Reconciler:
         facts = desire.facts(state, cookies, {}, self._system.iptables)
         if goal.links is None:
             known = self._system.sysctls.read_paths(sysctl_paths(facts))
-            facts = desire.facts(state, cookies, self._as_without_us(known, state), self._system.iptables)
+            facts = desire.facts(state, cookies, self._foreign.without_us(known, state), self._system.iptables)
             _add_sysctls(state, known, {})
         return Observation(state, facts, waiting)
 
@@ -370,94 +368,26 @@ class Reconciler:
             if other != name:
                 raise ContainerError(f"{name} and {other} share one network namespace", "attach one of the two")
 
-    def _as_without_us(self, known: Mapping[str, str], state: State) -> dict[str, str]:
-        formers = self._formers(state)
-        return {
-            path: formers[path].before if path in formers and formers[path].ours == value else value
-            for path, value in known.items()
-        }
-
     # thinking
 
-    def _desire(self, goal: Goal, observation: Observation) -> tuple[dict[Key, Resource], dict[str, str]]:
-        """(what is desired, and of it the foreign sysctls: path → our value)."""
+    def _desire(self, goal: Goal, observation: Observation) -> tuple[dict[Key, Resource], set[str]]:
+        """(what is desired, and the paths of the foreign sysctls in it)."""
         desired = goal.desired(observation)
         mine = partial(goal.mine, observed=observation.state)
         desired |= desire.unparked(desired, observation.state, mine)
         if goal.links is not None:
-            return desired, {}
+            return desired, set()
         if "net/ipv6/conf/all/forwarding" not in observation.facts.sysctls:
             desired = desire.without_ipv6(desired)
-        needed = {r.path: r.value for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST and not r.link}
-        desired |= self._put_back(goal, needed, observation)
+        needed = {r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST and not r.link}
+        desired |= {r.key: r for r in self._foreign.to_put_back(goal.needs, needed, observation.state)}
         wanted = {r.path: r.link for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
         wanted |= desire.sysctls_to_lose(desired, observation.state, mine)
         _add_sysctls(observation.state, self._system.sysctls.read_paths(wanted), wanted)
         return desired, needed
 
-    def _put_back(self, goal: Goal, needed: Mapping[str, str], observation: Observation) -> dict[Key, Resource]:
-        """The sysctls that nobody but this goal needed: their former values, while the present ones are ours."""
-        found: dict[Key, Resource] = {}
-        for path, former in self._formers(observation.state).items():
-            others = former.needed_by - {goal.needs} if goal.needs != "*" else set()
-            if goal.needs and path not in needed and not others:
-                present = self._system.sysctls.read_paths([path]).get(path)
-                if present == former.ours:
-                    resource = Sysctl(HOST, path, former.before)
-                    found[resource.key] = resource
-        return found
-
     def _plan(self, goal: Goal, observation: Observation, desired: Mapping[Key, Resource]) -> Plan:
         return plan(desired, observation.state, partial(goal.mine, observed=observation.state))
-
-    # foreign values
-
-    def _formers(self, state: State) -> dict[str, Former]:
-        """What is journalled; where the journal was lost, what our marks tell: then every site that is here may need it."""
-        formers = self._journal.formers()
-        lent = [path for path in lent_paths(state.values()) if path not in formers]
-        if lent:
-            sites = {r.owner.site for r in state.values() if isinstance(r, Link) and r.kind == "bridge" and r.owner}
-            present = self._system.sysctls.read_paths(lent)
-            formers |= {path: Former("0", "1", set(sites)) for path, value in present.items() if value == "1"}
-        return formers
-
-    def _keep_formers(self, goal: Goal, found: Plan, needed: Mapping[str, str], observation: Observation) -> None:
-        """Before a foreign sysctl is changed: what it was."""
-        formers = self._formers(observation.state)
-        for operation in found.operations:
-            if isinstance(operation, Update | Create) and isinstance(operation.after, Sysctl):
-                after = operation.after
-                if after.path in needed and after.path not in formers and isinstance(operation, Update):
-                    assert isinstance(operation.before, Sysctl)
-                    formers[after.path] = Former(operation.before.value, after.value)
-        self._note_needs(goal, formers, needed)
-
-    def _note_needs(self, goal: Goal, formers: dict[str, Former], needed: Iterable[str]) -> None:
-        for path in needed:
-            if path in formers:
-                formers[path].needed_by.add(goal.needs)
-        if formers:
-            self._journal.keep_formers(formers)
-
-    def _settle_formers(self, goal: Goal, desired: Mapping[Key, Resource], observation: Observation) -> None:
-        """After the change: forget what has been put back, or has been changed by somebody else since."""
-        formers = self._formers(observation.state)
-        if not formers:
-            return
-        left = self._still_ours(formers)
-        if goal.needs:
-            needed = {r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
-            for path, former in left.items():
-                if path in needed:
-                    former.needed_by.add(goal.needs)
-                else:
-                    former.needed_by.discard(goal.needs)
-        self._journal.keep_formers(left)
-
-    def _still_ours(self, formers: Mapping[str, Former]) -> dict[str, Former]:
-        present = self._system.sysctls.read_paths(formers)
-        return {path: former for path, former in formers.items() if present.get(path) == former.ours}
 
 
 def _container_of(resource: Resource) -> str:

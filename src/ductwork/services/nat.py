@@ -91,6 +91,12 @@ def sysctl_paths(facts: Facts) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def governor(path: str) -> str:
+    """The switch whose writing resets a sysctl on all devices: `ip_forward` does that to their own forwarding, and dockerd
+    writes it when it starts. "" where there is none."""
+    return "net/ipv4/ip_forward" if path.startswith("net/ipv4/conf/") and path.endswith("/forwarding") else ""
+
+
 def lent_paths(observed: Iterable[Resource]) -> Iterator[str]:
     """Every path below /proc/sys of which our elements say that it was 0 before us: what a lost journal would have said."""
     for resource in observed:
