@@ -178,7 +178,9 @@ def test_killed_and_a_directory_lost(world: World, what: str) -> None:
         same(wanted, world.snapshot())
 
 
-def test_killed_beside_iptables(netns: Callable[[str], str], tmp_path: Path) -> None:
+def test_killed_beside_iptables(netns: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One family of the two, which go the same way."""
+    monkeypatch.setattr(shutil, "which", lambda program: program if program == "iptables" else None)
     world = build_world(netns, tmp_path)
     world.uplink()
     site = world.site(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from host import World, build_world, cookie, same
 
 from ductwork.errors import ApplyError, ConflictError, ContainerError
 from ductwork.naming import host_ifname
+from ductwork.reconciler import Report
 from ductwork.resources import Owner
 
 pytestmark = pytest.mark.netns
@@ -198,7 +201,7 @@ def test_links_named_like_keywords(world: World, name: str) -> None:
     sh(world.host, "ip", "address", "add", "192.0.2.1/24", "dev", name)
     sh(world.host, "ip", "route", "add", "default", "via", "192.0.2.2")
     before = world.snapshot()
-    text = SITE.replace("lan}", "lan}").replace("address: 10.1.1.2", f"address: 10.1.1.2, interface: {name}")
+    text = SITE.replace("address: 10.1.1.2", f"address: 10.1.1.2, interface: {name}")
     world.settle(text.replace("driver: bridge", f"driver: bridge, bridge: {name}x"))
     assert world.ping("web", "10.1.1.3")
     world.destroy()
@@ -219,6 +222,20 @@ def test_two_applies_at_once(world: World) -> None:
         assert process.returncode == 0, out + err
     same(wanted, world.snapshot())
     assert "nothing to do" in world.cli("apply", site).out
+
+
+def test_a_second_apply_waits_for_the_first(world: World) -> None:
+    """Begun while the first is about to send, it finds all done."""
+    with ThreadPoolExecutor(1) as pool:
+        second: list[Future[Report]] = []
+
+        def begin() -> None:
+            second.append(pool.submit(world.apply, SITE))
+            done, _ = wait(second, timeout=0.3)
+            assert not done
+
+        assert world.apply(SITE, gate=at_moment(1, begin)).operations
+        assert not second[0].result().operations
 
 
 # containers that go and come
@@ -274,8 +291,6 @@ def test_a_process_in_the_hosts_namespace_is_refused(world: World) -> None:
 
     before = world.snapshot()
     argv = ["ip", "netns", "exec", world.host, "sleep", "60"]
-    import subprocess
-
     with subprocess.Popen(argv) as process:
         try:
             own = os.stat(f"/run/netns/{world.host}").st_ino
