@@ -204,10 +204,17 @@ def _order(
     lost = tuple(r for key, r in observed.items() if key not in model.state and not _is_the_kernels(r))
     missing += (r for r in lost if r.key not in desired and _comes_back(r, desired, deletions, model))
     # By kind, the new before the changed: a default route that moves to a new link needs that link's address.
-    changes = [*(Create(resource) for resource in missing), *changes]
+    changes = [*(_made(resource, observed.get(resource.key), model) for resource in missing), *changes]
     operations += sorted(changes, key=lambda operation: _RANK[type(operation.target)])
     operations += last
     return tuple(_by_namespace(operations)), lost
+
+
+def _made(want: Resource, had: Resource | None, model: KernelModel) -> Operation:
+    """A route on a link that stays may still be there although the model takes it for lost: with promote_secondaries, which
+    systemd sets, an address outlives the primary of its subnet. Replacing one does for both."""
+    stays = isinstance(had, Route) and all(required in model.state for required in had.requires())
+    return Update(had, want) if had is not None and stays else Create(want)
 
 
 def _delete_rank(resource: Resource) -> tuple[int, int]:

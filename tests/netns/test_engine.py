@@ -142,6 +142,22 @@ def test_a_change_and_the_way_back(world: World, changed: str) -> None:
     same(before, world.snapshot())
 
 
+@pytest.mark.parametrize("promoted", ["0", "1"])
+def test_the_primary_of_a_subnet_changes(world: World, promoted: str) -> None:
+    """Its secondary dies with it, or, as systemd sets it, becomes the primary, and the routes behind it stay."""
+    for ns in (world.host, world.names["web"]):
+        sh(ns, "sysctl", "-qw", f"net.ipv4.conf.all.promote_secondaries={promoted}")
+    routed = "routes: [{to: 10.7.0.0/16, via: 10.1.1.3}]"
+    text = B1.replace("address: 10.1.1.2", f"address: [10.1.1.2, 10.1.1.5], {routed}")
+    world.settle(text)
+    before = world.snapshot()
+    assert world.settle(text.replace("10.1.1.2", "10.1.1.9")).rounds == 1
+    world.settle(text)
+    assert ping(world.names["web"], "10.1.1.3")
+    assert "10.7.0.0/16" in sh(world.names["web"], "ip", "route")
+    assert len(before) == len(world.snapshot())
+
+
 def test_keys_of_an_attachment(world: World) -> None:
     extra = 'mac: "02:00:00:00:00:0a", mtu: 1300, interface: lan0, routes: [{to: 10.7.0.0/16, via: 10.1.1.3}]'
     world.settle(B1.replace("address: 10.1.1.2", f"address: 10.1.1.2, {extra}"))
