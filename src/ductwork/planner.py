@@ -196,7 +196,7 @@ def _order(
     last = [operation for operation in operations if _tells_what_was(operation.target)]
     operations = [operation for operation in operations if operation not in last]
     changes: list[Operation] = []
-    for key, update in sorted(updates.items(), key=lambda item: _RANK[type(item[1].after)]):
+    for key, update in sorted(updates.items(), key=lambda item: _rank(item[1])):
         if key in model.state:
             changes.append(update)
             model.do(update)
@@ -205,7 +205,7 @@ def _order(
     missing += (r for r in lost if r.key not in desired and _comes_back(r, desired, deletions, model))
     # By kind, the new before the changed: a default route that moves to a new link needs that link's address.
     changes = [*(_made(resource, observed.get(resource.key), model) for resource in missing), *changes]
-    operations += sorted(changes, key=lambda operation: _RANK[type(operation.target)])
+    operations += sorted(changes, key=_rank)
     operations += last
     return tuple(_by_namespace(operations)), lost
 
@@ -215,6 +215,15 @@ def _made(want: Resource, had: Resource | None, model: KernelModel) -> Operation
     systemd sets, an address outlives the primary of its subnet. Replacing one does for both."""
     stays = isinstance(had, Route) and all(required in model.state for required in had.requires())
     return Update(had, want) if had is not None and stays else Create(want)
+
+
+def _rank(operation: Operation) -> tuple[int, int]:
+    """By kind; but a container's end of a pair is there, and down, when the host's end is made: its sysctls are set before
+    it comes up."""
+    target = operation.target
+    if isinstance(operation, Create) and isinstance(target, Link) and target.absorbed_by:
+        return (_RANK[Sysctl], 1)
+    return (_RANK[type(target)], 0)
 
 
 def _delete_rank(resource: Resource) -> tuple[int, int]:

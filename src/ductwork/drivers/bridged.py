@@ -74,18 +74,24 @@ def veth_resources(network: Network, bridge: str, mtu_bytes: int, attachment: At
 def _inside(network: Network, attachment: Attachment, mtu_bytes: int, view: View) -> Iterator[Resource]:
     owner = view.owner(network.name, attachment)
     container, interface = attachment.id
-    wants_v6 = network.ipv6 == "slaac" or any(subnet.version == 6 for subnet in network.subnets)
-    router_advertisements = "1" if network.ipv6 == "slaac" else "0"
-    conf = f"net/ipv6/conf/{interface}"
-    if wants_v6:  # Docker switches IPv6 off in its containers
-        yield Sysctl(container, f"{conf}/disable_ipv6", "0", link=interface, owner=owner)
-    for name in ("accept_ra", "autoconf") if mtu_bytes >= IPV6_MIN_MTU else ():
-        yield Sysctl(container, f"{conf}/{name}", router_advertisements, link=interface, owner=owner)
+    if mtu_bytes >= IPV6_MIN_MTU:
+        yield from (replace(sysctl, owner=owner) for sysctl in _ipv6(network, container, interface))
     for address in view.addresses.get(attachment.id, ()):
         yield Address(container, interface, address.ip, address.network.prefixlen, owner=owner)
     for route in attachment.routes:
         yield Route(container, route.to, interface, route.via, metric=_metric(route.to.version), owner=owner)
     yield from _default_routes(attachment, view)
+
+
+def _ipv6(network: Network, container: str, interface: str) -> Iterator[Sysctl]:
+    """On where the network has IPv6 or no addresses at all (Docker switches it off in its containers), off where it has IPv4
+    alone: each of a thousand containers would tell all others of a link-local address that nobody uses, and ask for routers.
+    """
+    unused = bool(network.subnets) and network.ipv6 == "static" and all(s.version == 4 for s in network.subnets)
+    router_advertisements = "1" if network.ipv6 == "slaac" else "0"
+    values = {"disable_ipv6": str(int(unused)), "accept_ra": router_advertisements, "autoconf": router_advertisements}
+    for name, value in values.items():
+        yield Sysctl(container, f"net/ipv6/conf/{interface}/{name}", value, link=interface)
 
 
 def _metric(version: int) -> int:

@@ -77,6 +77,11 @@ class Link:
         """The key of the link whose creation makes this one too."""
         return self.requires()[0] if self.kind == "veth" and self.netns else None
 
+    @property
+    def is_host_end(self) -> bool:
+        """Whether it is the host's end of a veth pair."""
+        return self.kind == "veth" and not self.netns
+
     def create_argv(self, place: Place) -> list[Argv]:
         up = ["up"] if self.up else []
         if self.absorbed_by:
@@ -93,7 +98,8 @@ class Link:
             made += ["local", str(self.spec.local)] if self.spec.local else []
             made += ["dev", self.spec.underlay] if self.spec.underlay else []
         mark = ["alias", self.owner.alias(self.name, self.kind)] if self.owner else []
-        after = [*changed, *mark, *up]
+        no_link_local = ["addrgenmode", "none"] if self.is_host_end else []
+        after = [*changed, *mark, *no_link_local, *up]
         return [made, _set(self.name, *after)] if after else [made]
 
     def delete_argv(self, place: Place) -> list[Argv]:

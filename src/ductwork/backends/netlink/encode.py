@@ -49,6 +49,9 @@ _NTF_USE, _NTF_SELF = 0x01, 0x02
 _VETH_INFO_PEER = 1
 _IFLA_NET_NS_FD = 28
 
+_NO_LINK_LOCAL = nested(26, nested(10, attribute(8, b"\x01")))
+"""IFLA_AF_SPEC, AF_INET6, IFLA_INET6_ADDR_GEN_MODE: IN6_ADDR_GEN_MODE_NONE."""
+
 
 def ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return _IFINFO.pack(0, 0, index, flags, change)
@@ -87,9 +90,12 @@ def vxlan_data(spec: VxlanSpec, underlay_index: int) -> bytes:
 
 
 def finish_link(link: Link, index: int) -> Message:
-    """What the creating request ignores: the mark, and a bridge's own MTU."""
+    """What the creating request ignores: the mark, a bridge's own MTU, and that the host's end of a pair, a mere port, needs
+    no link-local address (it has none yet: its other end is down)."""
     body = attribute(20, link.owner.alias(link.name, link.kind).encode()) if link.owner else b""
-    return Message(RTM_SETLINK, 0, ifinfo(index) + body + (u32(4, link.mtu_bytes) if link.kind == "bridge" else b""))
+    body += u32(4, link.mtu_bytes) if link.kind == "bridge" else b""
+    body += _NO_LINK_LOCAL if link.is_host_end else b""
+    return Message(RTM_SETLINK, 0, ifinfo(index) + body)
 
 
 def set_up(index: int, up: bool = True) -> Message:
