@@ -6,8 +6,10 @@ Invariant: addresses are stored before the kernel gets them, so that a crash nev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_interface
 
 from ductwork import ipam, serial
@@ -243,10 +245,7 @@ class Engine:
             several = f"there are {', '.join(keys)}: write which" if keys else "no network of that name was applied here"
             hint = "`ductwork attach CONTAINER SITE/NETWORK`" if keys else "`ductwork apply SITE` first"
             raise UsageError(f"network {name}: {several}", hint)
-        entry = serial.decode(entries[keys[0]]["network"])
-        reserved = serial.decode(entries[keys[0]]["reserved"])
-        host, bridge = str(entries[keys[0]]["host"]), str(entries[keys[0]]["bridge"])
-        return _KnownNetwork(keys[0].partition("/")[0], host, bridge, entry, reserved)
+        return _decoded(keys[0].partition("/")[0], json.dumps(entries[keys[0]]))
 
     def _free_interface(self, container: str, known: _KnownNetwork) -> str:
         """The interface that it was given before, else the first of eth1, eth2, … that the container has not."""
@@ -288,6 +287,14 @@ class Engine:
         for change in assignment.changes:
             self._store.lease(site.name, name, change.holder, change.addresses)
         return assignment.addresses[attachment.id]
+
+
+@lru_cache(64)
+def _decoded(site: str, entry: str) -> _KnownNetwork:
+    """Whoever attaches many containers attaches them to few networks."""
+    known = json.loads(entry)
+    network, reserved = serial.decode(known["network"]), serial.decode(known["reserved"])
+    return _KnownNetwork(site, known["host"], known["bridge"], network, reserved)
 
 
 def _in_network(address: IPAddress, network: Network, reserved: Iterable[IPAddress]) -> IPInterface:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,13 @@ class Journal:
     """The journal of one host namespace."""
 
     def __init__(self, cookie: int, run_directory: Path = RUN_DIRECTORY) -> None:
-        self._directory = run_directory / str(cookie)
+        self._directory = str(run_directory / str(cookie))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One change at a time for each host namespace; waits, and says so by `BusyError` after a minute."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self._directory / "lock").open("a") as file:
+        os.makedirs(self._directory, exist_ok=True, mode=0o700)
+        with open(self._path("lock"), "a") as file:
             deadline = time.monotonic() + _LOCK_SECONDS
             while True:
                 try:
@@ -102,7 +102,7 @@ class Journal:
 
     def complete(self) -> None:
         """The change under way is the last one now."""
-        (self._directory / _UNDER_WAY).replace(self._directory / _LAST)
+        os.replace(self._path(_UNDER_WAY), self._path(_LAST))
 
     def forget_change_under_way(self) -> None:
         """It was taken back: the one before it is the last one again."""
@@ -119,21 +119,28 @@ class Journal:
         except (KeyError, TypeError, ValueError):
             return None  # another version's
 
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{name}"
+
     def _read(self, name: str) -> Any:
         try:
-            return json.loads((self._directory / name).read_text())
+            with open(self._path(name), encoding="utf-8") as file:
+                return json.load(file)
         except (FileNotFoundError, ValueError):
             return None
 
     def _write(self, name: str, content: object) -> None:
-        """Whole or not at all, for whoever reads after a crash of this process."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        scratch = self._directory / f".{name}.{os.getpid()}"
-        scratch.write_text(json.dumps(content, separators=(",", ":")))
-        scratch.replace(self._directory / name)
+        """Whole or not at all, for whoever reads after a crash of this process. The lock's holder has made the directory,
+        unless somebody has removed it since."""
+        scratch = self._path(f".{name}.{os.getpid()}")
+        os.makedirs(self._directory, exist_ok=True, mode=0o700)
+        with open(scratch, "w", encoding="utf-8") as file:
+            file.write(json.dumps(content, separators=(",", ":")))
+        os.replace(scratch, self._path(name))
 
     def _remove(self, name: str) -> None:
-        (self._directory / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._path(name))
 
 
 def _decoded(before: list[list[Any]]) -> dict[Key, Resource | None]:
@@ -145,4 +152,4 @@ def _encoded_formers(formers: Mapping[str, Former]) -> dict[str, dict[str, Any]]
 
 
 def _decoded_formers(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Former]:
-    return {path: Former(e["before"], e["ours"], e["governor"], set(e["needed_by"])) for path, e in entries.items()}
+    return {path: Former(e["before"], e["ours"], e.get("governor", ""), set(e["needed_by"])) for path, e in entries.items()}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from ductwork.resources import Delete, Operation, Outcome, Resource, Sysctl
 
-ROOT = Path("/proc/sys")
+ROOT = "/proc/sys"
+_LONGEST = 4096
+"""Octets: no parameter of the network is longer than a page."""
 
 
 class SysctlBackend:
@@ -31,7 +32,7 @@ class SysctlBackend:
         found = {}
         for path in paths:
             try:
-                found[path] = _file(path).read_text().strip()
+                found[path] = _read(path)
             except OSError:
                 continue
         return found
@@ -47,7 +48,7 @@ class SysctlBackend:
         assert isinstance(target, Sysctl)
         self._gate("before")
         try:
-            _file(target.path).write_text(target.value)
+            _write(target.path, target.value)
         except OSError as error:
             return f"{target.path} = {target.value}: {os.strerror(error.errno or 0).lower()}"
         finally:
@@ -55,7 +56,24 @@ class SysctlBackend:
         return ""
 
 
-def _file(path: str) -> Path:
+def _read(path: str) -> str:
+    fd = os.open(_file(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _LONGEST).decode().strip()
+    finally:
+        os.close(fd)
+
+
+def _write(path: str, value: str) -> None:
+    """One write: the kernel takes a value whole or not at all. By system calls, since attaching waits for three of them."""
+    fd = os.open(_file(path), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _file(path: str) -> str:
     """A link may be called anything but `.`, `..` or what has a slash in it (dev_valid_name), so only we could climb out."""
     assert ".." not in path.split("/"), path
-    return ROOT / path
+    return f"{ROOT}/{path}"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ductwork.drivers import View
 from ductwork.kernel_model import IPV6_MIN_MTU
 from ductwork.naming import host_ifname, mac_address
-from ductwork.resources import HOST, Address, IPAddress, Link, Port, Resource, Route, Sysctl, VethSpec
+from ductwork.resources import HOST, Address, IPAddress, Link, Owner, Port, Resource, Route, Sysctl, VethSpec
 from ductwork.resources.route import ANYWHERE, DEFAULT_METRIC_V6
 from ductwork.services import nat
 from ductwork.site.model import Attachment, Network
@@ -75,7 +75,7 @@ def _inside(network: Network, attachment: Attachment, mtu_bytes: int, view: View
     owner = view.owner(network.name, attachment)
     container, interface = attachment.id
     if mtu_bytes >= IPV6_MIN_MTU:
-        yield from (replace(sysctl, owner=owner) for sysctl in _ipv6(network, container, interface))
+        yield from _ipv6(network, container, interface, owner)
     for address in view.addresses.get(attachment.id, ()):
         yield Address(container, interface, address.ip, address.network.prefixlen, owner=owner)
     for route in attachment.routes:
@@ -83,7 +83,7 @@ def _inside(network: Network, attachment: Attachment, mtu_bytes: int, view: View
     yield from _default_routes(attachment, view)
 
 
-def _ipv6(network: Network, container: str, interface: str) -> Iterator[Sysctl]:
+def _ipv6(network: Network, container: str, interface: str, owner: Owner) -> Iterator[Sysctl]:
     """On where the network has IPv6 or no addresses at all (Docker switches it off in its containers), off where it has IPv4
     alone: each of a thousand containers would tell all others of a link-local address that nobody uses, and ask for routers.
     """
@@ -91,7 +91,7 @@ def _ipv6(network: Network, container: str, interface: str) -> Iterator[Sysctl]:
     router_advertisements = "1" if network.ipv6 == "slaac" else "0"
     values = {"disable_ipv6": str(int(unused)), "accept_ra": router_advertisements, "autoconf": router_advertisements}
     for name, value in values.items():
-        yield Sysctl(container, f"net/ipv6/conf/{interface}/{name}", value, link=interface)
+        yield Sysctl(container, f"net/ipv6/conf/{interface}/{name}", value, link=interface, owner=owner)
 
 
 def _metric(version: int) -> int:

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 from ductwork.errors import ContainerError
@@ -28,7 +27,7 @@ class NetnsRuntime:
     name: ClassVar[str] = "netns"
 
     def __init__(self, directory: str = "/run/netns") -> None:
-        self._directory = Path(directory)
+        self._directory = directory
 
     def find(self, names: list[str]) -> dict[str, Sandbox | None]:
         if len(names) < _FEW:
@@ -43,27 +42,27 @@ class NetnsRuntime:
         return {name: self._sandbox(name) for name in names if name in there}
 
     def _sandbox(self, name: str) -> Sandbox:
-        return Sandbox(self.name, name, name, partial(_open, self._directory / name))
+        return Sandbox(self.name, name, name, partial(_open, f"{self._directory}/{name}", name))
 
 
-def _is_entry(directory: Path, name: str) -> bool:
-    return "/" not in name and name not in ("", ".", "..") and os.path.lexists(directory / name)
+def _is_entry(directory: str, name: str) -> bool:
+    return "/" not in name and name not in ("", ".", "..") and os.path.lexists(f"{directory}/{name}")
 
 
-def _open(path: Path) -> int:
+def _open(path: str, name: str) -> int:
     try:
         fd = os.open(path, _FLAGS)
     except FileNotFoundError:
-        raise ContainerError(f"netns:{path.name} is gone", "`ip netns list` shows those that there are") from None
+        raise ContainerError(f"netns:{name} is gone", "`ip netns list` shows those that there are") from None
     except OSError as error:
         if error.errno != errno.ELOOP:
-            raise ContainerError(f"netns:{path.name}: {path}: {error.strerror}") from error
+            raise ContainerError(f"netns:{name}: {path}: {error.strerror}") from error
         hint = "name the process itself (pid:PID) or make the name with `ip netns attach NAME PID`"
-        raise ContainerError(f"netns:{path.name}: {path} is a symbolic link, which is not followed", hint) from None
+        raise ContainerError(f"netns:{name}: {path} is a symbolic link, which is not followed", hint) from None
     if not _is_netns(fd):
         os.close(fd)
-        hint = f"a leftover: `ip netns delete {path.name}` removes it"
-        raise ContainerError(f"netns:{path.name}: {path} is no network namespace", hint)
+        hint = f"a leftover: `ip netns delete {name}` removes it"
+        raise ContainerError(f"netns:{name}: {path} is no network namespace", hint)
     return fd
 
 
