@@ -1,7 +1,8 @@
 """Network namespaces: their identity, and running code inside them.
 
-Invariant: the calling thread never leaves its own namespace; another thread goes in its place. A namespace's inode is
-reused as soon as it is gone; its cookie never is (SO_NETNS_COOKIE, kernel 5.14).
+Invariant: whoever goes into another namespace is home again before anything else happens (`Visitor`, docs/adr/0006), or is a
+thread that ends there (`inside`). A namespace's inode is reused as soon as it is gone; its cookie never is (SO_NETNS_COOKIE,
+kernel 5.14).
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ductwork.errors import MissingToolError
 
@@ -67,34 +67,21 @@ def inside(fd: int, work: Callable[[], T]) -> T:
 
 
 class Visitor:
-    """A thread that goes into namespaces one after the other and comes home after each round: started when first needed
-    (0.1 ms), asked in a tenth of that. Its home is the namespace of the thread that first sends it."""
+    """Goes into namespaces one after the other and comes home: to the namespace of the thread that made it, which is the one
+    that must use it."""
 
     def __init__(self) -> None:
-        self._rounds: SimpleQueue[list[tuple[Callable[[], int], Callable[[], Any]]] | None] = SimpleQueue()
-        self._returned: SimpleQueue[list[Any]] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._home = open_own()
 
     def visit(self, places: Iterable[tuple[Callable[[], int], Callable[[], T]]]) -> list[T | Exception]:
         """For each (open, work): open the namespace, run `work` in it; errors are given in place of results."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._travel, name="visitor", daemon=True)
-            self._thread.start()
-        self._rounds.put(list(places))
-        return self._returned.get()
+        try:
+            return [_visited(open_netns, work) for open_netns, work in places]
+        finally:
+            _enter(self._home)
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._rounds.put(None)
-            self._thread.join()
-
-    def _travel(self) -> None:
-        home = open_own()
-        while (places := self._rounds.get()) is not None:
-            results = [_visited(open_netns, work) for open_netns, work in places]
-            _enter(home)
-            self._returned.put(results)
-        os.close(home)
+        os.close(self._home)
 
 
 def _visited(open_netns: Callable[[], int], work: Callable[[], T]) -> T | Exception:
