@@ -188,8 +188,9 @@ class Reconciler:
     def _transact(self, goal: Goal, prepare: Callable[[], None]) -> Report:
         transaction = _Transaction()
         self._interrupted = self._journal.interrupted()
+        trusted = False
         while True:
-            observation = self._read(goal)
+            observation = self._read(goal, trusted)
             desired, needed = self._desire(goal, observation)
             found = self._plan(goal, observation, desired)
             if found.conflicts and transaction.change is None:
@@ -206,6 +207,7 @@ class Reconciler:
             if goal.links is None:
                 self._foreign.note(goal.needs, needed, found.operations, observation.state)
             outcomes = self._execute(found, observation)
+            trusted = not any(outcome.error for outcome in outcomes)
             transaction.operations += found.operations
             errors = self._errors(outcomes, observation)
             if errors:
@@ -320,14 +322,15 @@ class Reconciler:
 
     # reading
 
-    def _read(self, goal: Goal) -> Observation:
+    def _read(self, goal: Goal, trusted: bool = False) -> Observation:
+        """`trusted`: the containers that were just dealt with are there still; the runtimes need not be asked again."""
         links = self._system.links
         host = links.read(HOST, goal.links)
         if goal.links is None:
             for backend in self._system.filters:
                 host += backend.read(HOST, None)
         references = list(dict.fromkeys((*goal.containers(host), *self._interrupted)))
-        readings, waiting = self._read_containers(references)
+        readings, waiting = self._read_containers(references, trusted)
         state = settle(host, readings)
         cookies = {name: reading.cookie for name, reading in readings.items()}
         facts = desire.facts(state, cookies, {}, self._system.iptables)
@@ -337,8 +340,9 @@ class Reconciler:
             _add_sysctls(state, known, {})
         return Observation(state, facts, waiting)
 
-    def _read_containers(self, references: Sequence[str]) -> tuple[dict[str, ContainerReading], dict[str, str]]:
-        sandboxes = self._resolver.resolve(references) if references else {}
+    def _read_containers(self, references: Sequence[str], trusted: bool) -> tuple[dict[str, ContainerReading], dict[str, str]]:
+        known = {name: self._sandboxes.get(name) for name in references}
+        sandboxes = known if trusted or not references else self._resolver.resolve(references)
         waiting = {name: "not running" for name, sandbox in sandboxes.items() if sandbox is None}
         running = {name: sandbox for name, sandbox in sandboxes.items() if sandbox}
         _refuse_host_mode(running)

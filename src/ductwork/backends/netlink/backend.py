@@ -77,7 +77,8 @@ class NetlinkBackend:
 
     def _read(self, opened: NetlinkSocket, netns: str, wanted: frozenset[str] | None) -> list[Resource]:
         bodies = self._read_links(opened, wanted)
-        links = [decode.link(netns, body) for body in bodies]
+        read = [decode.link_and_sysctls(netns, body) if netns else (decode.link(netns, body), []) for body in bodies]
+        links = [link for link, _ in read]
         names = {link.index: link.name for link in links}
         if wanted is None:
             self._indexes[netns] = {link.name: link.index for link in links}
@@ -90,13 +91,7 @@ class NetlinkBackend:
                 found.append(decode.port(link, names.get(link.master_index, f"#{link.master_index}")))
         if wanted is not None:
             return found
-        if netns != HOST:
-            found += [
-                sysctl
-                for body, link in zip(bodies, links, strict=True)
-                if link.name != "lo"
-                for sysctl in decode.sysctls(netns, body)
-            ]
+        found += [sysctl for _, sysctls in read for sysctl in sysctls]
         owners: dict[str, Owner] = {link.name: link.owner for link in links if link.owner}
         found += self._read_addresses(opened, netns, names, owners)
         found += self._read_routes(opened, netns, names, owners)

@@ -71,9 +71,20 @@ def _number(payload: bytes | None) -> int:
 
 
 def link(netns: str, body: bytes) -> Link:
-    """RTM_NEWLINK → Link; a VXLAN's underlay is given as `#INDEX` until names are known (`name_underlays`)."""
-    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    """RTM_NEWLINK → Link; a VXLAN's underlay is given as `#INDEX` until names are known."""
+    return _link(netns, body, attributes(body, 16))
+
+
+def link_and_sysctls(netns: str, body: bytes) -> tuple[Link, list[Sysctl]]:
+    """A container's link, and its IPv6 parameters, which RTM_NEWLINK tells along (IFLA_INET6_CONF, an array of DEVCONF_*):
+    reading their files would cost as much as all else (100 µs each for a link not looked at before)."""
     found = attributes(body, 16)
+    read = _link(netns, body, found)
+    return read, [] if read.name == "lo" else _sysctls(read, found)
+
+
+def _link(netns: str, body: bytes, found: dict[int, bytes]) -> Link:
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
     name = string(found[3])
     info = attributes(found[18]) if 18 in found else {}
     kind = string(info.get(1, b""))
@@ -105,15 +116,11 @@ def mac(body: bytes) -> bytes:
     return attributes(body, 16).get(1, b"")
 
 
-def sysctls(netns: str, body: bytes) -> list[Sysctl]:
-    """The IPv6 parameters of a container's link that RTM_NEWLINK tells along (IFLA_INET6_CONF, an array of DEVCONF_*): reading
-    their files would cost as much as all else (100 µs each for a link not looked at before)."""
-    found = attributes(body, 16)
+def _sysctls(read: Link, found: dict[int, bytes]) -> list[Sysctl]:
     inet6 = attributes(attributes(found.get(26, b"")).get(10, b""))
     values = inet6.get(2, b"")
-    name = string(found[3])
     return [
-        Sysctl(netns, f"net/ipv6/conf/{name}/{parameter}", str(_S32.unpack_from(values, 4 * at)[0]), link=name)
+        Sysctl(read.netns, f"net/ipv6/conf/{read.name}/{parameter}", str(_S32.unpack_from(values, 4 * at)[0]), link=read.name)
         for parameter, at in _DEVCONF.items()
         if len(values) >= 4 * at + 4
     ]
