@@ -124,6 +124,9 @@ class Engine:
 
     def _site_goal(self, site: Site, host: str) -> tuple[ApplySite, tuple[ipam.LeaseChange, ...]]:
         leases = {name: dict(self._store.leases(site.name, name)) for name in site.networks}
+        given_back = self._departed(site, host, leases)
+        for change in given_back:
+            del leases[change.network][change.holder]
         assignment = ipam.assign(site, host, leases)
         recovered: tuple[ipam.LeaseChange, ...] = ()
         if assignment.changes:
@@ -131,7 +134,18 @@ class Engine:
             for change in recovered:
                 leases[change.network][change.holder] = change.addresses
             assignment = ipam.assign(site, host, leases)
-        return ApplySite(site, host, self._machine, assignment.addresses), (*recovered, *assignment.changes)
+        return ApplySite(site, host, self._machine, assignment.addresses), (*given_back, *recovered, *assignment.changes)
+
+    def _departed(self, site: Site, host: str, leases: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
+        """The leases of attachments that neither the file nor anybody's `attach` has any more: their addresses are free."""
+        present = {(host, *attachment.id) for attachment in site.on(host)}
+        present |= {(host, *key.rpartition("/")[::2]) for key in self._store.remembered(_ATTACHMENTS)}
+        return tuple(
+            ipam.LeaseChange(name, holder, ())
+            for name, its in leases.items()
+            for holder in its
+            if holder[0] == host and holder not in present
+        )
 
     def _leases_in_use(self, site: Site, host: str, known: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
         """A lost store is made good by what our marks in the kernel tell: who has which address now."""
@@ -190,15 +204,20 @@ class Engine:
         return report
 
     def _plug_in(self, known: _KnownNetwork, attachment: Attachment) -> Report:
+        """Its address is stored before the kernel gets it, and given back if the kernel does not."""
         site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
+        leases = self._store.leases(site.name, known.network.name)
         holder = (known.host, *attachment.id)
-        former = self._store.leases(site.name, known.network.name).get(holder, ())
-        addresses = self._lease(site, known, attachment)
+        former = leases.get(holder, ())
+        addresses, lease = _assigned(site, known, attachment, leases)
+        if lease != former:
+            self._store.lease(site.name, known.network.name, holder, lease)
         goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge)
         try:
             return self._reconciler.carry_out(goal)
         except DuctworkError:
-            self._store.lease(site.name, known.network.name, holder, former)
+            if lease != former:
+                self._store.lease(site.name, known.network.name, holder, former)
             raise
 
     def _attach_again(self, site: str, report: Report) -> Report:
@@ -272,21 +291,18 @@ class Engine:
             mtu_bytes=request.mtu_bytes,
         )
 
-    def _lease(self, site: Site, known: _KnownNetwork, attachment: Attachment) -> tuple[IPInterface, ...]:
-        """Its addresses, stored. Addresses asked for by hand are leased too, so that nobody else is given them."""
-        name = known.network.name
-        leases = dict(self._store.leases(site.name, name))
-        leases["", "the site file", ""] = tuple(a for a in known.reserved)
-        holder = (known.host, *attachment.id)
-        if attachment.addresses:
-            self._store.lease(site.name, name, holder, tuple(address.ip for address in attachment.addresses))
-            return attachment.addresses
-        if not known.network.subnets:
-            return ()
-        assignment = ipam.assign(site, known.host, {name: leases})
-        for change in assignment.changes:
-            self._store.lease(site.name, name, change.holder, change.addresses)
-        return assignment.addresses[attachment.id]
+
+def _assigned(
+    site: Site, known: _KnownNetwork, attachment: Attachment, leases: ipam.Leases
+) -> tuple[tuple[IPInterface, ...], tuple[IPAddress, ...]]:
+    """(the addresses of an attachment by hand, its lease): those asked for are leased too; nobody else is given them."""
+    if attachment.addresses:
+        return attachment.addresses, tuple(address.ip for address in attachment.addresses)
+    if not known.network.subnets:
+        return (), ()
+    taken = {**leases, ("", "the site file", ""): known.reserved}
+    addresses = ipam.assign(site, known.host, {known.network.name: taken}).addresses[attachment.id]
+    return addresses, tuple(address.ip for address in addresses)
 
 
 @lru_cache(64)

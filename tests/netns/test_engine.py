@@ -313,6 +313,15 @@ def test_a_container_made_anew_has_its_address_back(world: World, store: str) ->
     assert "10.1.1.3/24" in sh(world.names["db"], "ip", "address")
 
 
+def test_an_address_is_free_when_the_file_has_its_holder_no_longer(world: World) -> None:
+    world.settle(ALLOCATED)
+    world.settle(SECOND)
+    world.container("api")
+    world.settle(SECOND + '  - {container: "netns:<api>", network: lan}\n')
+    assert "10.1.1.2/24" in sh(world.names["api"], "ip", "address")
+    assert "10.1.1.3/24" in sh(world.names["db"], "ip", "address")
+
+
 def test_a_lost_store_gives_no_address_twice(world: World) -> None:
     world.settle(ALLOCATED)
     world.settle(SECOND)
