@@ -151,13 +151,13 @@ def _holds(ranges: tuple[AddressRange, ...], address: IPAddress) -> bool:
 
 def _free(ranges: tuple[AddressRange, ...], taken: set[IPAddress]) -> Iterator[IPAddress]:
     """The addresses of the ranges, lowest first, each once; what lies beyond the last one asked for is not looked at."""
-    given: set[IPAddress] = set()
+    given: set[int] = set()
     for each in ranges:
-        for offset in range(int(each.last) - int(each.first) + 1):
-            address = each.first + offset
-            if address not in taken and address not in given:
-                given.add(address)
-                yield address
+        used = {int(address) for address in taken if address.version == each.first.version}
+        for number in range(int(each.first), int(each.last) + 1):
+            if number not in used and number not in given:
+                given.add(number)
+                yield type(each.first)(number)
 
 
 def _whole(subnet: IPNetwork) -> AddressRange:

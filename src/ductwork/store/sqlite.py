@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class SqliteStore:
         with self._reading() as db:
             for host, container, interface, address in db.execute(query, (site, network)) if db else ():
                 holder = (host, container, interface)
-                found[holder] = (*found.get(holder, ()), ip_address(address))
+                found[holder] = (*found.get(holder, ()), _address(address))
         return found
 
     def lease(self, site: str, network: str, holder: Holder, addresses: tuple[Lease, ...]) -> None:
@@ -147,6 +148,12 @@ class SqliteStore:
         except OSError as error:
             hint = "may this user write there? `--state DIR` names another place"
             raise DuctworkError(f"{self._path}: {error.strerror}", hint) from error
+
+
+@lru_cache(65536)
+def _address(text: str) -> Lease:
+    """Reading an address takes longer than all else about a lease, and the same ones are read again for each attach."""
+    return ip_address(text)
 
 
 def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
