@@ -17,10 +17,11 @@ from types import FrameType
 
 from bench import ours, peers, scale
 from bench.hosts import namespaces, run, seclude
-from bench.measure import Contender, Figure, Table, attaches, take_turns
+from bench.measure import ROW, Contender, Figure, Table, attaches, in_a_row, take_turns
 
 FLOOR = "raw netlink"
 PLUGIN = "CNI bridge + host-local"
+MASQUERADING = "… with ipMasq"
 PROMISED_SHARE = 0.2
 ENGINE = "ductwork, engine"
 
@@ -65,15 +66,15 @@ def _options() -> argparse.Namespace:
 def _tables(options: argparse.Namespace) -> Iterator[Table]:
     wanted = options.only or ["attach", "start-up", "scale"]
     if "attach" in wanted:
-        yield attach_one(options.rounds, docker=not options.no_docker)
+        yield from attach_one(options.rounds, docker=not options.no_docker)
     if "start-up" in wanted:
         yield scale.start_up()
     if "scale" in wanted:
         yield from scale.tables([int(size) for size in options.sizes.split(",")])
 
 
-def attach_one(rounds: int, docker: bool) -> Table:
-    """One container at a time, everybody on a host of their own, in turns."""
+def attach_one(rounds: int, docker: bool) -> Iterator[Table]:
+    """One container at a time, everybody on a host of their own: in turns, and the quick ones in a row."""
     contenders: list[peers.Namespaced] = [
         peers.Floor(FLOOR, "floor"),
         ours.ByEngine(ENGINE, "engine"),
@@ -85,8 +86,8 @@ def attach_one(rounds: int, docker: bool) -> Table:
         print(f"bench: without CNI: {why}", file=sys.stderr)
     else:
         contenders.append(peers.Cni(PLUGIN, "cni", masquerade=False))
-        contenders.append(peers.Cni("… with ipMasq", "cnimasq", masquerade=True))
-    names = [name for c in contenders for name in (c.host, *map(c.container, range(attaches(rounds))))]
+        contenders.append(peers.Cni(MASQUERADING, "cnimasq", masquerade=True))
+    names = [name for c in contenders for name in (c.host, *map(c.container, range(attaches(rounds) + ROW)))]
     with ExitStack() as stack:
         stack.enter_context(namespaces(names))
         everybody: list[Contender] = [*contenders]
@@ -96,15 +97,19 @@ def attach_one(rounds: int, docker: bool) -> Table:
             stack.callback(contender.close)
             contender.prepare()
         figures = take_turns(everybody, rounds)
-    return Table("attaching one container", (*figures, *_share(figures)), ENGINE)
+        yield Table("attaching one container, in turns", (*figures, *_shares(figures)), ENGINE)
+        figures = in_a_row([c for c in contenders if c.name in (FLOOR, ENGINE, PLUGIN, MASQUERADING)], rounds)
+        yield Table("attaching one container after the other, nobody in between", (*figures, *_shares(figures)), ENGINE)
 
 
-def _share(figures: list[Figure]) -> list[Figure]:
-    """The engine's time as a share of the plug-in's: our promise is a fifth."""
+def _shares(figures: list[Figure]) -> list[Figure]:
+    """The engine's time as a share of the plug-in's: our promise is a fifth. Our network masquerades."""
     medians = {figure.subject: figure.median for figure in figures}
-    if not {ENGINE, PLUGIN} <= set(medians):
-        return []
-    return [Figure("engine's share of CNI's time", (medians[ENGINE] / medians[PLUGIN],), "", PROMISED_SHARE)]
+    return [
+        Figure(f"engine's share of CNI's time{how}", (medians[ENGINE] / medians[plugin],), "", PROMISED_SHARE)
+        for plugin, how in ((PLUGIN, ""), (MASQUERADING, ", ipMasq"))
+        if {ENGINE, plugin} <= set(medians)
+    ]
 
 
 @contextmanager

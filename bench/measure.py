@@ -16,6 +16,7 @@ from bench.hosts import inside
 
 WARM_UP = 2
 BURST = 3
+ROW = 40
 """Containers attached in one turn, one after the other."""
 
 
@@ -134,6 +135,13 @@ def take_turns(contenders: Sequence[Contender], rounds: int) -> list[Figure]:
                 burst = range(attaches(turn), attaches(turn + 1))
                 samples[contender.name] += [_timed_attach(contender, number) for number in burst]
     return [Figure(c.name, tuple(samples[c.name]), target=c.target, note=c.note) for c in contenders]
+
+
+def in_a_row(contenders: Sequence[Contender], rounds: int) -> list[Figure]:
+    """The same without anybody in between, as when many containers start: `ROW` containers each, after those of the turns."""
+    row = range(attaches(rounds), attaches(rounds) + ROW)
+    samples = [(c, tuple(_timed_attach(c, number) for number in row)) for c in contenders]
+    return [Figure(c.name, its, target=c.target, note=c.note) for c, its in samples]
 
 
 def _timed_attach(contender: Contender, number: int) -> float:
