@@ -53,11 +53,15 @@ def _owned(owner: Owner | None, site: str, origin: str, observed: State) -> bool
     if owner is None:
         return False
     if owner == SHARED:
-        return not any(
-            isinstance(resource, NftElement) and resource.owner and resource.owner.site not in (site, SHARED.site)
-            for resource in observed.values()
-        )
+        return not _others_forward(site, observed)
     return (owner.site, owner.origin) == (site, origin) or not owner.site
+
+
+def _others_forward(site: str, observed: State) -> bool:
+    """Whether another site has a network here that is more than internal, and so needs what is shared."""
+    elements = [r for r in observed.values() if isinstance(r, NftElement) and r.owner and r.owner.site != site]
+    internal = {element.parts for element in elements if element.set_name == "internal"}
+    return any(element.set_name == "bridges" and element.parts not in internal for element in elements)
 
 
 @dataclass(frozen=True, slots=True)
