@@ -245,3 +245,21 @@ def test_no_descriptor_is_left_open(path: Path) -> None:
     store.remember("t", "k", {})
     store.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_another_process_writes_is_seen(path: Path) -> None:
+    """A store keeps what it has read; it must not keep it longer than it is true."""
+    ours, theirs = SqliteStore(path), SqliteStore(path)
+    holder, other = ("", "web", "eth1"), ("", "db", "eth1")
+    ours.lease("office", "pods", holder, (ip_address("10.1.1.2"),))
+    ours.remember("t", "k", {"a": 1})
+    assert theirs.leases("office", "pods") == ours.leases("office", "pods")
+    theirs.lease("office", "pods", other, (ip_address("10.1.1.3"),))
+    theirs.remember("t", "k", {"a": 2})
+    assert ours.leases("office", "pods") == {holder: (ip_address("10.1.1.2"),), other: (ip_address("10.1.1.3"),)}
+    assert ours.remembered("t") == theirs.remembered("t") == {"k": {"a": 2}}
+    ours.lease("office", "pods", holder, ())
+    ours.leases("office", "pods").clear()
+    assert ours.leases("office", "pods") == theirs.leases("office", "pods") == {other: (ip_address("10.1.1.3"),)}
+    ours.close()
+    theirs.close()

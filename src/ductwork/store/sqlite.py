@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -39,23 +38,26 @@ class SqliteStore:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._version = 0
+        self._leases: dict[tuple[str, str], dict[Holder, tuple[Lease, ...]]] = {}
+        self._remembered: dict[str, dict[str, dict[str, object]]] = {}
 
     def leases(self, site: str, network: str) -> dict[Holder, tuple[Lease, ...]]:
-        query = "SELECT host, container, interface, address FROM lease WHERE site = ? AND network = ? ORDER BY place"
-        found: dict[Holder, tuple[Lease, ...]] = {}
         with self._reading() as db:
-            for host, container, interface, address in db.execute(query, (site, network)) if db else ():
-                holder = (host, container, interface)
-                found[holder] = (*found.get(holder, ()), _address(address))
-        return found
+            if db is None:
+                return {}
+            if (site, network) not in self._leases:
+                self._leases[site, network] = _read_leases(db, site, network)
+            return dict(self._leases[site, network])
 
     def lease(self, site: str, network: str, holder: Holder, addresses: tuple[Lease, ...]) -> None:
         self.lease_all(site, [(network, holder, addresses)])
 
     def lease_all(self, site: str, changes: Iterable[tuple[str, Holder, tuple[Lease, ...]]]) -> None:
         """Several leases, in order, all of them or none: (network, holder, addresses)."""
+        wanted = list(changes)
         with self._writing() as db:
-            for network, holder, addresses in changes:
+            for network, holder, addresses in wanted:
                 db.execute(
                     "DELETE FROM lease WHERE site = ? AND network = ? AND host = ? AND container = ? AND interface = ?",
                     (site, network, *holder),
@@ -66,6 +68,12 @@ class SqliteStore:
                         db.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?)", row)
                     except sqlite3.IntegrityError:
                         raise _taken(db, site, network, address) from None
+        with self._lock:
+            for network, holder, addresses in wanted:
+                read = self._leases.get((site, network), {})
+                read.pop(holder, None)
+                if addresses:
+                    read[holder] = addresses
 
     def remember(self, table: str, key: str, value: dict[str, object] | None) -> None:
         with self._writing() as db:
@@ -74,11 +82,17 @@ class SqliteStore:
             else:
                 text = json.dumps(value, ensure_ascii=False, sort_keys=True)
                 db.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?, ?)", (table, key, text))
+        with self._lock:
+            self._remembered.pop(table, None)
 
     def remembered(self, table: str) -> dict[str, dict[str, object]]:
         query = "SELECT key, value FROM remembered WHERE kind = ? ORDER BY key"
         with self._reading() as db:
-            return {key: json.loads(value) for key, value in (db.execute(query, (table,)) if db else ())}
+            if db is None:
+                return {}
+            if table not in self._remembered:
+                self._remembered[table] = {key: json.loads(value) for key, value in db.execute(query, (table,))}
+            return dict(self._remembered[table])
 
     def close(self) -> None:
         with self._lock:
@@ -89,7 +103,14 @@ class SqliteStore:
         """None where there is nothing to read yet."""
         with self._lock, self._explained():
             db = self._open(create=False)
-            yield db if db and _version(db) else None
+            if db is None or not _version(db):
+                yield None
+                return
+            version = db.execute("PRAGMA data_version").fetchone()[0]
+            if version != self._version:
+                self._forget()
+                self._version = version
+            yield db
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -127,6 +148,12 @@ class SqliteStore:
         if self._connection:
             self._connection.close()
             self._connection = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was read is good until another connection writes (PRAGMA data_version); our own writes see to it themselves."""
+        self._leases.clear()
+        self._remembered.clear()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -150,10 +177,13 @@ class SqliteStore:
             raise DuctworkError(f"{self._path}: {error.strerror}", hint) from error
 
 
-@lru_cache(65536)
-def _address(text: str) -> Lease:
-    """Reading an address takes longer than all else about a lease, and the same ones are read again for each attach."""
-    return ip_address(text)
+def _read_leases(db: sqlite3.Connection, site: str, network: str) -> dict[Holder, tuple[Lease, ...]]:
+    query = "SELECT host, container, interface, address FROM lease WHERE site = ? AND network = ? ORDER BY place"
+    found: dict[Holder, tuple[Lease, ...]] = {}
+    for host, container, interface, address in db.execute(query, (site, network)):
+        holder = (host, container, interface)
+        found[holder] = (*found.get(holder, ()), ip_address(address))
+    return found
 
 
 def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
