@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from ductwork import desire
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
@@ -36,6 +36,10 @@ T = TypeVar("T")
 
 _ROUNDS = 3
 """One suffices (design, section 3); the second verifies. A third means that something else changes the same things."""
+
+
+_NAMED = 4
+"""So many things in the way are named; the rest are like them."""
 
 
 class LinkBackend(Backend, Protocol):
@@ -92,6 +96,7 @@ class Report:
     waiting: Mapping[str, str]
     kept: tuple[Resource, ...] = ()
     notes: tuple[str, ...] = ()
+    title: str = ""
 
     def joined(self, other: Report) -> Report:
         """This and then the other, as one."""
@@ -102,6 +107,7 @@ class Report:
             {**self.waiting, **other.waiting},
             self.kept + other.kept,
             self.notes + other.notes,
+            self.title,
         )
 
 
@@ -187,6 +193,15 @@ class Reconciler:
 
     def _transact(self, goal: Goal, prepare: Callable[[], None]) -> Report:
         transaction = _Transaction()
+        try:
+            return self._go(goal, prepare, transaction)
+        except KeyboardInterrupt:
+            if transaction.change is None:
+                raise
+            self._take_back(transaction, ["interrupted"])
+
+    def _go(self, goal: Goal, prepare: Callable[[], None], transaction: _Transaction) -> Report:
+        """Round after round, until there is nothing to do."""
         self._interrupted = self._journal.interrupted()
         trusted = False
         while True:
@@ -223,9 +238,10 @@ class Reconciler:
             observation.waiting,
             found.kept,
             tuple(self._resolver.notes),
+            goal.title,
         )
 
-    def _take_back(self, transaction: _Transaction, errors: list[str]) -> None:
+    def _take_back(self, transaction: _Transaction, errors: list[str]) -> NoReturn:
         """Undo what was begun, and say why."""
         reason = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
         goal = Restore("take back", transaction.before)
@@ -417,10 +433,16 @@ def _refuse_host_mode(running: Mapping[str, Sandbox]) -> None:
 def _refuse_conflicts(found: Plan) -> None:
     if not found.conflicts:
         return
+    sites = sorted({c.found.owner.site for c in found.conflicts if c.found.owner and c.found.owner.site})
+    hint = "remove or rename what is in the way, or choose another name in the file"
+    if sites:
+        hint = (
+            f"if this is site {sites[0]} under another name, write `name: {sites[0]}` in the file; else `ductwork destroy` "
+            "that one first, or choose other names, addresses and interfaces (`interface:`)"
+        )
     lines = [_in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
-    raise ConflictError(
-        "; ".join(lines) + ": nothing was touched", "remove or rename what is in the way, or choose another name in the file"
-    )
+    more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+    raise ConflictError("; ".join(lines[:_NAMED]) + more + ": nothing was touched", hint)
 
 
 def _in_the_way(wanted: Resource, found: Resource) -> str:

@@ -138,6 +138,23 @@ def test_a_link_that_races_into_the_way(world: World, where: str, moment: int) -
     same(expected, world.snapshot())
 
 
+# an interrupt (ctrl-C, SIGTERM)
+
+
+@pytest.mark.parametrize("moment", [2, 7, 12])
+def test_an_interrupted_apply_is_taken_back(world: World, moment: int) -> None:
+    world.uplink()
+    before = world.snapshot()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(ApplyError, match=r"interrupted\. What was begun was taken back"):
+        world.apply(SITE, gate=at_moment(moment, interrupt))
+    same(before, world.snapshot())
+    assert world.apply(SITE).rounds == 1
+
+
 # foreign, and left alone
 
 

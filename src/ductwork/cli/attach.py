@@ -85,6 +85,8 @@ def attach(
     request = AttachRequest(container, network, interface, addresses, wanted, mac, mtu)
     with open_engine(state, store) as engine:
         report = engine.attach(request)
+    if container in report.waiting and not quiet:
+        click.echo(f"remembered: `ductwork apply` plugs it in when it runs; `ductwork detach {container} {network}` forgets it")
     echo_report(report, f"{container} in {network}", quiet=quiet, verbose=verbose)
 
 

@@ -48,7 +48,7 @@ def open_engine(state: Path, store: str = "") -> Engine:
     from ductwork.app import build_engine
 
     if os.geteuid() != 0:
-        raise MissingToolError("this reads and changes the network of other processes, which needs root", "use sudo")
+        raise MissingToolError("looking into and changing the network of containers needs root", "use sudo")
     return build_engine(state, store_path=_store_path(store))
 
 
@@ -85,6 +85,7 @@ def pick_host(site: Site, given: str, engine: Engine) -> str:
 def echo_report(report: Report, done: str, *, quiet: bool, verbose: bool) -> None:
     """What was done, for a person."""
     from ductwork.cli.render import as_lines, counted
+    from ductwork.resources import Link
 
     if verbose:
         for line in as_lines(report.operations):
@@ -98,8 +99,10 @@ def echo_report(report: Report, done: str, *, quiet: bool, verbose: bool) -> Non
     for name, reason in report.waiting.items():
         click.echo(f"waiting: {name} ({reason})")
     for resource in report.kept:
-        if resource.key.kind == "link":
-            click.echo(f"kept: {resource.key}: others' ports have joined it")
+        if isinstance(resource, Link) and resource.kind == "bridge":
+            click.echo(
+                f"kept: bridge {resource.name}, with all of its network: others are plugged into it; `ductwork ps` lists ours"
+            )
     click.echo(f"{done}: {counted(report.operations)}")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ductwork.cli.common import JSON, open_engine, state_options
+
+_ANY_WIDTH = 1000
 
 
 @click.command()
@@ -35,10 +37,11 @@ def ps(container: str | None, as_json: bool, state: Path, store: str, quiet: boo
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for heading in ("CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "MAC", "HOST SIDE", "BRIDGE"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for row in found:
         addresses = "\n".join(row.addresses)
         table.add_row(row.container, row.interface, row.network, addresses, row.mac, row.host_interface, row.bridge)
-    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=False).print(table)
+    # Addresses and MACs are copied and grepped: a line that is too long runs over, and is never folded within a word.
+    Console(width=_ANY_WIDTH, soft_wrap=True).print(table)

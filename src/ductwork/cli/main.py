@@ -9,7 +9,9 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -64,13 +66,14 @@ def root() -> None:
 
 def main() -> NoReturn:
     gc.disable()  # a command is short, and makes records that stay: collecting costs a tenth of its time, and finds nothing
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = root.main(prog_name="ductwork", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("ductwork: interrupted; nothing was begun, or all was done", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
@@ -91,6 +94,11 @@ def main() -> NoReturn:
         click.echo(f"ductwork: internal error: {type(error).__name__}: {error}", err=True)
         click.echo("  this is a defect of ductwork; run it again with --verbose and report what it prints", err=True)
         sys.exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM is ctrl-C: what was begun is taken back."""
+    raise KeyboardInterrupt
 
 
 def _show(error: DuctworkError) -> None:

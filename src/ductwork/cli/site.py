@@ -84,7 +84,7 @@ def undo(state: Path, store: str, quiet: bool, verbose: bool) -> None:
     """Take the last change on this host back: what it touched becomes what it was."""
     with open_engine(state, store) as engine:
         report = engine.undo()
-    echo_report(report, "undone", quiet=quiet, verbose=verbose)
+    echo_report(report, report.title, quiet=quiet, verbose=verbose)
 
 
 @click.command()

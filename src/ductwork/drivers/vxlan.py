@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from ductwork.drivers import PerHost, View
 from ductwork.drivers.bridged import bridge_resources, underlay_mtu, veth_resources
-from ductwork.errors import DuctworkError, Problem
+from ductwork.errors import ConflictError, DuctworkError, Problem
 from ductwork.naming import bridge_ifname, mac_address, vxlan_ifname
 from ductwork.resources import FLOOD_MAC, HOST, FdbEntry, IPAddress, Link, Neighbour, Port, Resource, VxlanSpec
 from ductwork.services import nat
@@ -58,6 +58,7 @@ class VxlanDriver:
         owner = view.owner(network.name)
         mtu = self.mtu_bytes(network, view)
         bridge, device = self.ifname(network), vxlan_ifname(network.name)
+        self._refuse_what_the_kernel_would(network, device, mtu, view)
         yield from bridge_resources(network, bridge, mtu, view)
         yield from nat.gateway_guard(network, device, owner)
         spec = VxlanSpec(network.options.vni, network.options.port, _vtep(view, view.host), _underlay(network, view))
@@ -71,6 +72,22 @@ class VxlanDriver:
             if remote.network == network.name and remote.host != view.host:
                 yield FdbEntry(HOST, device, remote.mac, _vtep(view, remote.host), owner)
                 yield from _remote_neighbours(network, bridge, remote, view)
+
+    def _refuse_what_the_kernel_would(self, network: Network, device: str, mtu: int, view: View) -> None:
+        """Before anything is touched: frames that do not fit the underlay, and a VNI that another device has."""
+        assert isinstance(network.options, Options)
+        fits = underlay_mtu(view, _underlay(network, view)) - OVERHEAD_BYTES[_vtep(view, view.host).version]
+        if mtu > fits:
+            name = _underlay(network, view)
+            raise DuctworkError(
+                f"network {network.name}: an mtu of {mtu} does not fit through {name}", f"at most {fits}, or leave the key out"
+            )
+        for link in view.facts.links.values():
+            ours = link.name == device or (link.owner is not None and link.owner.site == view.site.name)
+            tunnel = (link.spec.vni, link.spec.port) if isinstance(link.spec, VxlanSpec) else None
+            if tunnel == (network.options.vni, network.options.port) and not ours:
+                message = f"link {link.name} is in the way: it has VNI {network.options.vni}, that of network {network.name}"
+                raise ConflictError(f"{message}: nothing was touched", "remove it, or choose another `vni`")
 
     def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterable[Resource]:
         mtu = self.mtu_bytes(network, view)

@@ -120,7 +120,9 @@ class NetlinkSocket:
         self.socket.send(_HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + body)
         found: list[bytes] = []
         while True:
-            for message_type, _, _, answer in self._receive():
+            for message_type, _, sequence, answer in self._receive():
+                if sequence != self._sequence:
+                    continue  # the answer to a request whose caller was interrupted
                 if message_type == _NLMSG_DONE:
                     return found
                 if message_type == _NLMSG_ERROR:
@@ -134,13 +136,16 @@ class NetlinkSocket:
         """The answer to one request, or None if there is no such thing."""
         self._sequence += 1
         self.socket.send(_HEADER.pack(16 + len(body), kind, NLM_F_REQUEST, self._sequence, 0) + body)
-        for message_type, _, _, answer in self._receive():
-            if message_type != _NLMSG_ERROR:
-                return answer
-            code = -struct.unpack_from("=i", answer)[0]
-            if code not in (errno.ENODEV, errno.ENOENT):
-                raise OSError(code, os.strerror(code))
-        return None
+        while True:
+            for message_type, _, sequence, answer in self._receive():
+                if sequence != self._sequence:
+                    continue
+                if message_type != _NLMSG_ERROR:
+                    return answer
+                code = -struct.unpack_from("=i", answer)[0]
+                if code not in (errno.ENODEV, errno.ENOENT):
+                    raise OSError(code, os.strerror(code))
+                return None
 
     def batches(self, messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
         """Cut a long list of requests so that each piece fits one send."""
