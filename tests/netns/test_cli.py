@@ -126,7 +126,7 @@ def test_undo(world: World, cli: Cli) -> None:
     before = world.snapshot()
     assert "no change to undo" in cli("undo", code=1).err
     cli("apply", world.write(SITE))
-    assert cli("undo").out.startswith("undone: ")
+    assert cli("undo").out.startswith("undo apply ")
     same(before, world.snapshot())
     cli("undo", code=1)
 

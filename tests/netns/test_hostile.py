@@ -198,7 +198,7 @@ def test_what_others_put_on_our_bridge_stays_there(world: World) -> None:
     assert "eth1" not in sh(world.names["web"], "ip", "link")
     assert not world.destroy().operations
     kept = world.cli("destroy", world.write(SITE)).out
-    assert "kept: link dw-lan" in kept
+    assert "kept: bridge dw-lan" in kept
     sh(world.host, "ip", "link", "del", "dev", "theirs")
     world.destroy()
     same(before, world.snapshot())

@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -66,7 +67,8 @@ def root() -> None:
 
 def main() -> NoReturn:
     gc.disable()  # a command is short, and makes records that stay: collecting costs a tenth of its time, and finds nothing
-    signal.signal(signal.SIGTERM, _interrupt)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = root.main(prog_name="ductwork", standalone_mode=False)
         if sys.stdout is not None:
