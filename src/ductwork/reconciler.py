@@ -77,7 +77,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would be done. `rewritten`: path → former value of the sysctls that go back to it."""
+    """What would be done, out of what was read and what is desired."""
 
     plan: Plan
     observation: Observation
@@ -122,7 +122,7 @@ class _Transaction:
 
 
 class Reconciler:
-    """`open_container` of the link back end must be this reconciler's `open_netns`."""
+    """`system` is given `open_netns`, by which its link back end finds containers."""
 
     def __init__(self, system: Callable[[Callable[[str], int]], System], resolver: Resolve, journal: Journal) -> None:
         self._sandboxes: dict[str, Sandbox] = {}

@@ -32,7 +32,7 @@ def state_options(command: F) -> F:
         click.option("--store", default="", help="Where addresses are remembered: sqlite:///PATH."),
         click.option(
             "--state",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=click.Path(path_type=Path, file_okay=False, readable=False),
             default=Path("/var/lib/ductwork"),
             envvar="DUCTWORK_STATE",
             show_default=True,

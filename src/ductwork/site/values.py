@@ -47,13 +47,6 @@ class WrittenAddress(NamedTuple):
     prefix_length: int | None = None
 
 
-class WrittenRoute(NamedTuple):
-    """`to` is None for `default`: the family comes from `via`."""
-
-    to: IPNetwork | None
-    via: IPAddress | None = None
-
-
 def describe(value: object) -> str:
     """A value as messages name it. Lists and mappings are never shown: aliases can make them endless."""
     match value:
