@@ -37,8 +37,6 @@ from ductwork.resources import (
     VethSpec,
 )
 
-KERNEL_PROTOCOL = 2
-"""RTPROT_KERNEL: routes that come and go with addresses, and that the model knows nothing of."""
 IPV6_MIN_MTU = 1280
 """RFC 8200, section 5: a link of less has no IPv6."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
-from ductwork.kernel_model import KERNEL_PROTOCOL, KernelModel
+from ductwork.kernel_model import KernelModel
 from ductwork.resources import (
     HOST,
     KINDS,
@@ -29,6 +29,7 @@ from ductwork.resources import (
     key_of,
 )
 from ductwork.resources.base import SHARED
+from ductwork.resources.route import KERNEL_PROTOCOL
 
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 

@@ -13,7 +13,22 @@ from typing import Any
 
 from ductwork import resources
 from ductwork.drivers.registry import option_types
-from ductwork.resources import KINDS, Key, Owner, VethSpec, VxlanSpec
+from ductwork.resources import (
+    KINDS,
+    AddressDetails,
+    BridgeSpec,
+    IpvlanSpec,
+    Key,
+    MacvlanSpec,
+    NicSpec,
+    OvsSpec,
+    Owner,
+    PortVlans,
+    RouteDetails,
+    VethSpec,
+    VlanSpec,
+    VxlanSpec,
+)
 from ductwork.site import model
 
 _ADDRESSES: dict[str, Any] = {
@@ -29,7 +44,12 @@ _ADDRESSES: dict[str, Any] = {
 }
 _RECORDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (*KINDS, VethSpec, VxlanSpec, model.Network, model.Nat, model.AddressRange, model.Attachment, model.StaticRoute)
+    for kind in (
+        *KINDS,
+        *(VethSpec, VxlanSpec, BridgeSpec, VlanSpec, MacvlanSpec, IpvlanSpec, NicSpec, OvsSpec),
+        *(AddressDetails, PortVlans, RouteDetails),
+        *(model.Network, model.Nat, model.AddressRange, model.Attachment, model.StaticRoute, model.Rate),
+    )
 } | {f"{driver}.Options": options for driver, options in option_types().items()}
 _NAMES = {kind: name for name, kind in _RECORDS.items()}
 

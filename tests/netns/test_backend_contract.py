@@ -15,7 +15,6 @@ from ductwork import netns as namespaces
 from ductwork.backends.fake import FakeBackend, FakeKernel
 from ductwork.backends.netlink import backend as netlink
 from ductwork.backends.netlink.backend import NetlinkBackend
-from ductwork.kernel_model import KERNEL_PROTOCOL
 from ductwork.ownership import ContainerReading, settle
 from ductwork.resources import (
     FLOOD_MAC,
@@ -37,6 +36,7 @@ from ductwork.resources import (
     VethSpec,
     VxlanSpec,
 )
+from ductwork.resources.route import KERNEL_PROTOCOL
 
 WEB = "netns:web"
 MAC, INNER_MAC, OTHER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ductwork.backends.fake import FakeKernel
-from ductwork.kernel_model import KERNEL_PROTOCOL
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
 from ductwork.resources import (
@@ -26,6 +25,7 @@ from ductwork.resources import (
     Sysctl,
     VethSpec,
 )
+from ductwork.resources.route import KERNEL_PROTOCOL
 
 WEB = "netns:web"
 BRIDGES = ("br0", "br1")

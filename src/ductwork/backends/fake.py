@@ -16,7 +16,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from typing import TypeVar
 
-from ductwork.kernel_model import IPV6_MIN_MTU, KERNEL_PROTOCOL, KernelModel
+from ductwork.kernel_model import IPV6_MIN_MTU, KernelModel
 from ductwork.resources import (
     HOST,
     KINDS,
@@ -45,6 +45,7 @@ from ductwork.resources import (
     VxlanSpec,
 )
 from ductwork.resources.base import SHARED
+from ductwork.resources.route import KERNEL_PROTOCOL
 
 T = TypeVar("T")
 

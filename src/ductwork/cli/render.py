@@ -13,7 +13,6 @@ from ductwork.planner import changed_fields
 from ductwork.resources import (
     FLOOD_MAC,
     Address,
-    Argv,
     Create,
     Delete,
     FdbEntry,
@@ -33,6 +32,7 @@ from ductwork.resources import (
     VxlanSpec,
     key_of,
 )
+from ductwork.resources.base import led_in
 
 if TYPE_CHECKING:
     from ductwork.reconciler import Preview
@@ -108,18 +108,9 @@ def described(resource: Resource) -> str:
 def as_commands(operations: Iterable[Operation], place: Callable[[str], str]) -> Iterator[str]:
     """The change as commands that a shell can run, in order."""
     for operation in operations:
+        enters = isinstance(operation.target, Link) and operation.target.commands_enter
         for argv in operation.argv(place):
-            yield shlex.join(_inside(argv, operation.target.netns, place))
-
-
-def _inside(argv: Argv, netns: str, place: Callable[[str], str]) -> Argv:
-    """The command as run from the host: `ip` enters a named namespace by itself, all else is led in."""
-    if not netns:
-        return argv
-    where = place(netns)
-    if "/" in where:
-        return ["nsenter", f"--net={where}", "--", *argv]
-    return ["ip", "-n", where, *argv[1:]] if argv[0] == "ip" else ["ip", "netns", "exec", where, *argv]
+            yield shlex.join(argv if enters else led_in(argv, operation.target.netns, place))
 
 
 def as_json(preview: Preview, host: str, place: Callable[[str], str]) -> dict[str, Any]:

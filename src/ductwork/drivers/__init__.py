@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NewType, Protocol
+from typing import ClassVar, NewType, Protocol, TypeVar
 
 from ductwork.errors import Problem
-from ductwork.resources import Address, IPInterface, Link, Owner, Resource, Route
+from ductwork.resources import Address, IPAddress, IPInterface, Link, NicFacts, Owner, Resource, Route
 from ductwork.site.model import Attachment, Network, Site
 
+T = TypeVar("T")
+
 PerHost = NewType("PerHost", "dict[str, str]")
-"""An option that takes one value (key "") or one per host."""
+"""An option that takes one value (key "") or one per host: a name."""
+PerHostAddress = NewType("PerHostAddress", "dict[str, IPAddress]")
+"""The same: an address."""
+VlanIds = NewType("VlanIds", "tuple[int, ...]")
+"""An option that takes VLAN numbers and ranges of them: sorted, each once."""
+
+
+def on_host(option: Mapping[str, T], host: str) -> T | None:
+    """What a per-host option says for `host`."""
+    return option.get(host, option.get(""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,9 @@ class Facts:
     """What a driver may know of the host. `links`, `addresses` and `routes` are the host's, foreign ones included.
 
     `containers`: the running ones among those that the site names. `sysctls`: path below /proc/sys → its value, as it
-    would be without us. `iptables`: the families (`ip`, `ip6`) for which there is an iptables program.
+    would be without us. `iptables`: the families (`ip`, `ip6`) for which there is an iptables program. `nics`: what else is
+    known of the NICs that the site names as uplinks, parents and devices. All is seen as it will be when NICs have become
+    ports of their bridges: what was on an uplink is on its bridge (design, section 3, Relocation).
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -39,6 +52,7 @@ class Facts:
     containers: Mapping[str, ContainerFacts] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
     iptables: frozenset[str] = frozenset()
+    nics: Mapping[str, NicFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +72,11 @@ class View:
     attachments: Mapping[str, tuple[Attachment, ...]] = field(default_factory=dict)
     origin: str = "site"
 
-    def owner(self, network: str, attachment: Attachment | None = None) -> Owner:
-        """The mark of what a network has on this host, or of what one attachment has."""
+    def owner(self, network: str = "", attachment: Attachment | None = None, *, uplink: str = "") -> Owner:
+        """The mark of what a network has on this host ("": of what several networks of the site share), or of what one
+        attachment has. `uplink`: the NIC that a bridge takes over."""
         if attachment is None:
-            return Owner(self.site.name, "site", network)
+            return Owner(self.site.name, "site", network, interface=uplink)
         container = self.facts.containers[attachment.container]
         return Owner(self.site.name, self.origin, network, attachment.container, attachment.interface, container.cookie)
 

@@ -1,6 +1,6 @@
 """What the kernel holds, one file per kind. Nothing in here touches anything: resources are values."""
 
-from ductwork.resources.address import Address
+from ductwork.resources.address import Address, AddressDetails
 from ductwork.resources.base import (
     HOST,
     PROTOCOL,
@@ -17,12 +17,25 @@ from ductwork.resources.base import (
 )
 from ductwork.resources.fdb_entry import FLOOD_MAC, FdbEntry
 from ductwork.resources.iptables_rule import IptablesRule
-from ductwork.resources.link import Link, VethSpec, VxlanSpec
+from ductwork.resources.link import (
+    NATIVE_VLAN,
+    BridgeSpec,
+    IpvlanSpec,
+    Link,
+    MacvlanSpec,
+    NicSpec,
+    OvsSpec,
+    VethSpec,
+    VlanSpec,
+    VxlanSpec,
+)
 from ductwork.resources.neighbour import Neighbour
 from ductwork.resources.nft import NftElement, NftTable
+from ductwork.resources.nic import NicFacts
 from ductwork.resources.operation import Backend, Create, Delete, Operation, Outcome, Update, key_of
-from ductwork.resources.port import Port
-from ductwork.resources.route import MAIN_TABLE, PARKED_METRIC, Route
+from ductwork.resources.port import Port, PortVlans
+from ductwork.resources.probe import Probe
+from ductwork.resources.route import MAIN_TABLE, PARKED_METRIC, Route, RouteDetails
 from ductwork.resources.sysctl import Sysctl
 
 KINDS = (NftTable, IptablesRule, NftElement, Link, Port, Sysctl, Address, Route, Neighbour, FdbEntry)
@@ -33,11 +46,14 @@ __all__ = [
     "HOST",
     "KINDS",
     "MAIN_TABLE",
+    "NATIVE_VLAN",
     "PARKED_METRIC",
     "PROTOCOL",
     "Address",
+    "AddressDetails",
     "Argv",
     "Backend",
+    "BridgeSpec",
     "Create",
     "Delete",
     "FdbEntry",
@@ -45,22 +61,31 @@ __all__ = [
     "IPInterface",
     "IPNetwork",
     "IptablesRule",
+    "IpvlanSpec",
     "Key",
     "Link",
+    "MacvlanSpec",
     "Neighbour",
     "NftElement",
     "NftTable",
+    "NicFacts",
+    "NicSpec",
     "Operation",
     "Outcome",
+    "OvsSpec",
     "Owner",
     "Place",
     "Port",
+    "PortVlans",
+    "Probe",
     "Resource",
     "Route",
+    "RouteDetails",
     "State",
     "Sysctl",
     "Update",
     "VethSpec",
+    "VlanSpec",
     "VxlanSpec",
     "key_of",
     "state",

@@ -26,6 +26,16 @@ Place = Callable[[str], str]
 """A container's name → what iproute2 takes behind `netns`: a name of `ip netns`, or a path."""
 
 
+def led_in(argv: Argv, netns: str, place: Place) -> Argv:
+    """The command as run from the host: `ip` enters a named namespace by itself, all else is led in."""
+    if not netns:
+        return argv
+    where = place(netns)
+    if "/" in where:
+        return ["nsenter", f"--net={where}", "--", *argv]
+    return ["ip", "-n", where, *argv[1:]] if argv[0] == "ip" else ["ip", "netns", "exec", where, *argv]
+
+
 class Key(NamedTuple):
     """A resource's identity: kind, namespace, and what tells it from its like there."""
 
@@ -92,8 +102,10 @@ class Resource(Protocol):
     nothing that requires it is left. `owner` None: not ours.
     """
 
-    replace: ClassVar[frozenset[str]]
     collected: ClassVar[bool]
+
+    @property
+    def replace(self) -> frozenset[str]: ...
 
     @property
     def netns(self) -> str: ...

@@ -22,11 +22,37 @@ ANYWHERE: dict[int, IPNetwork] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network(":
 
 
 @dataclass(frozen=True, slots=True)
+class RouteDetails:
+    """What a foreign route has besides, so that it can be moved to another link as it is. `scope`, `pref` (RFC 4191) and
+    `realms` are rtnetlink's numbers; `metrics`: (RTAX_*, value); `expires_seconds` as of the reading."""
+
+    scope: int = 0
+    onlink: bool = False
+    metrics: tuple[tuple[int, int], ...] = ()
+    pref: int | None = None
+    realms: int = 0
+    expires_seconds: int | None = None
+
+
+METRIC_WORDS = {
+    2: "mtu", 3: "window", 4: "rtt", 5: "rttvar", 6: "ssthresh", 7: "cwnd", 8: "advmss", 9: "reordering", 10: "hoplimit",
+    11: "initcwnd", 12: "features", 13: "rto_min", 14: "initrwnd", 15: "quickack", 17: "fastopen_no_cookie",
+}  # fmt: skip
+"""RTAX_* (include/uapi/linux/rtnetlink.h) → iproute2's word; 16, the congestion algorithm, is text."""
+LOCKED_METRICS = 1
+"""RTAX_LOCK: a bit for each metric that the kernel must not change."""
+KERNEL_PROTOCOL = 2
+"""RTPROT_KERNEL: routes that come and go with addresses."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A unicast route with one next hop. `to` of prefix length 0 is the default route.
 
     `protocol`: rtnetlink's number; ours is `PROTOCOL`. `displaces`: it may take the place of a foreign route of the same
     key, which the plan keeps elsewhere. `carried`: False for a route that has attributes which we could not write again.
+    `details`: of a foreign one alone; None: as we make them. A subnet's route of the kernel's is known by its link too: two
+    NICs may be in one subnet, and each route goes with its own.
     """
 
     netns: str
@@ -40,6 +66,7 @@ class Route:
     protocol: int = PROTOCOL
     displaces: bool = field(default=False, compare=False)
     carried: bool = field(default=True, compare=False)
+    details: RouteDetails | None = field(default=None, compare=False)
     owner: Owner | None = field(default=None, compare=False)
 
     replace: ClassVar[frozenset[str]] = frozenset()
@@ -47,7 +74,8 @@ class Route:
 
     @property
     def key(self) -> Key:
-        return Key("route", self.netns, (_text(self.to), self.metric, self.table, self.tos))
+        link = (self.link,) if self.protocol == KERNEL_PROTOCOL else ()
+        return Key("route", self.netns, (_text(self.to), self.metric, self.table, self.tos, *link))
 
     @property
     def is_default(self) -> bool:
@@ -91,7 +119,25 @@ class Route:
         words += ["table", str(self.table)] if self.table != MAIN_TABLE else []
         words += ["tos", str(self.tos)] if self.tos else []
         words += ["src", str(self.source)] if self.source else []
-        return [*words, "onlink"] if self.via and self.is_parked else words
+        words += _carried(self.details) if self.details else []
+        onlink = self.is_parked or (self.details and self.details.onlink)
+        return [*words, "onlink"] if self.via and onlink else words
+
+
+def _carried(details: RouteDetails) -> list[str]:
+    locked = next((value for kind, value in details.metrics if kind == LOCKED_METRICS), 0)
+    words = ["scope", str(details.scope)] if details.scope else []
+    for kind, value in details.metrics:
+        if kind in METRIC_WORDS:
+            words += [METRIC_WORDS[kind], *(["lock"] if locked >> kind & 1 else []), _metric_text(kind, value)]
+    words += ["pref", {0: "medium", 1: "high", 3: "low"}[details.pref]] if details.pref else []
+    words += ["realms", f"{details.realms >> 16}/{details.realms & 0xFFFF}"] if details.realms else []
+    return words + (["expires", str(details.expires_seconds)] if details.expires_seconds is not None else [])
+
+
+def _metric_text(kind: int, value: int) -> str:
+    """iproute2 gives times in milliseconds; the kernel keeps rtt in eighths and rttvar in quarters of one."""
+    return f"{value // {4: 8, 5: 4}.get(kind, 1)}ms" if kind in (4, 5, 13) else str(value)
 
 
 @lru_cache(4096)

@@ -30,8 +30,10 @@ def _network(name: str, model: NetworkModel) -> Network:
         subnets=drafts.subnets(model),
         gateways=gateways,
         host_addresses=model.host_addresses,
-        nat=model.nat or Nat("masquerade" if gateways else "none"),
+        nat=model.nat or Nat("masquerade" if gateways and not drafts.is_external(model) else "none"),
         internal=model.internal,
+        isolated=model.isolated,
+        external=drafts.is_external(model),
         mtu_bytes=model.mtu,
         allocate=model.allocate,
         ipv6=model.ipv6,
@@ -52,6 +54,8 @@ def _attachment(plug: Plug) -> Attachment:
         gateway=model.gateway,
         routes=tuple(_route(route) for route in model.routes),
         mtu_bytes=model.mtu,
+        rate=model.rate,
+        spoofing=model.spoofing,
     )
 
 

@@ -100,11 +100,16 @@ def subnet_of(network: NetworkModel, address: IPAddress) -> IPNetwork | None:
 
 
 def gateways(network: NetworkModel) -> tuple[IPAddress, ...]:
-    """As written, or the first address of each subnet: with `bridge` and `vxlan` the host always holds the gateway."""
+    """As written, or the first address of each subnet where the host holds the gateway."""
     written = network.gateway + network.gateways
-    if network.internal or written:
+    if network.internal or written or is_external(network):
         return () if network.internal else written
     return tuple(first_address(subnet) for subnet in subnets(network))
+
+
+def is_external(network: NetworkModel) -> bool:
+    """Whether it is somebody else's LAN, reached through a NIC."""
+    return any(getattr(network, key, None) for key in ("uplink", "parent", "device"))
 
 
 def first_address(subnet: IPNetwork) -> IPAddress:

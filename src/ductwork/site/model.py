@@ -43,7 +43,8 @@ class Network:
 
     `gateways`: already defaulted (the first address of each subnet where the host holds it, none where `internal`).
     `allocate`: host name → ranges; the key "" stands for every host.
-    `hosts`: where the network exists although nothing there uses it.
+    `hosts`: where the network exists although nothing there uses it. `external`: it is somebody else's LAN, reached through an
+    `uplink`, a `parent` or a `device`: its gateways are other machines, and its addresses may be taken.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Network:
     host_addresses: Mapping[str, tuple[IPAddress, ...]] = field(default_factory=dict)
     nat: Nat = Nat("none")
     internal: bool = False
+    isolated: bool = False
+    external: bool = False
     mtu_bytes: int | None = None
     allocate: Mapping[str, tuple[AddressRange, ...]] = field(default_factory=dict)
     ipv6: Literal["static", "slaac"] = "static"
@@ -62,6 +65,14 @@ class Network:
     def subnet_of(self, address: IPAddress) -> IPNetwork | None:
         """The subnet of this network that holds `address`."""
         return next((s for s in self.subnets if address in s), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Limits in bits per second, as the container sees them (`ingress` is towards it); None: no limit."""
+
+    ingress: int | None = None
+    egress: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ class Attachment:
     `addresses`: with the subnet's prefix length; empty: to be allocated, unless the network has no subnet.
     `gateway`: None: the default rule of contract 1.3; True, False or an address: as asked.
     `mac`: always set (made from host, container and interface where the file names none).
+    `spoofing`: `deny`: only its own MAC and addresses leave it.
     """
 
     container: str
@@ -89,6 +101,8 @@ class Attachment:
     gateway: bool | IPAddress | None = None
     routes: tuple[StaticRoute, ...] = ()
     mtu_bytes: int | None = None
+    rate: Rate = Rate()
+    spoofing: Literal["deny", "allow"] = "deny"
 
     @property
     def id(self) -> tuple[str, str]:

@@ -27,11 +27,11 @@ from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from ductwork.drivers import PerHost
+from ductwork.drivers import PerHost, PerHostAddress, VlanIds
 from ductwork.drivers.registry import option_types
 from ductwork.resources import IPAddress, IPInterface, IPNetwork
 from ductwork.site import values
-from ductwork.site.model import AddressRange, Nat
+from ductwork.site.model import AddressRange, Nat, Rate
 
 REFUSED = "ductwork"
 """The type of pydantic's error for what `values.py` refuses; its context holds the hint."""
@@ -85,14 +85,6 @@ class OnePerHost:
         return value
 
 
-def _never_isolated(value: object) -> bool:
-    if value is False:
-        return False
-    if value is True:
-        raise values.Refused(f"`isolated: true` {values.NOT_YET}", "delete the key, or write false")
-    raise values.Refused(f"{values.describe(value)} is neither true nor false", "delete the key, or write false")
-
-
 Address = Annotated[IPAddress, _checked(values.address), _text(description="an IPv4 or IPv6 address")]
 AddressWithPrefix = Annotated[
     values.WrittenAddress, _checked(values.address_with_prefix), _text(description="an address; its prefix length may follow")
@@ -126,7 +118,23 @@ NatRule = Annotated[
         }
     ),
 ]
-Isolated = Annotated[bool, _checked(_never_isolated), WithJsonSchema({"const": False})]
+RateLimits = Annotated[
+    Rate,
+    _checked(values.rate),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {key: {"type": "string", "pattern": "bit$"} for key in ("ingress", "egress")},
+            "additionalProperties": False,
+            "minProperties": 1,
+        }
+    ),
+]
+Vlans = Annotated[
+    tuple[int, ...],
+    _checked(values.vlan_ids),
+    WithJsonSchema({"type": ["integer", "string", "array"], "items": {"type": ["integer", "string"]}}),
+]
 Mtu = Annotated[
     int | None, _checked(values.mtu), WithJsonSchema({"type": "integer", "minimum": values.MIN_MTU, "maximum": values.MAX_MTU})
 ]
@@ -169,6 +177,12 @@ class AttachmentModel(Model):
     mac: Mac = Field(default="", description="an address, or seed:TEXT; default: from host, container and interface")
     routes: tuple[RouteModel, ...] = Field(default=(), strict=False, description="static routes in the container")
     mtu: Mtu = Field(default=None, description="of this attachment's links; default: the network's")
+    rate: RateLimits = Field(
+        default=Rate(), description="limits, as the container sees them: {ingress: 100mbit, egress: 20mbit}"
+    )
+    spoofing: Literal["deny", "allow"] = Field(
+        default="deny", description="deny: only its own MAC and addresses leave the container"
+    )
 
 
 class NetworkModel(Model):
@@ -192,7 +206,9 @@ class NetworkModel(Model):
         default=None, description="what leaves for anywhere outside; default: masquerade where there is a gateway"
     )
     internal: bool = Field(default=False, description="no gateway, no way out")
-    isolated: Isolated = Field(default=False, description="not in this version yet")
+    isolated: bool = Field(
+        default=False, description="containers reach the gateway alone, not each other, also by way of the gateway"
+    )
     mtu: Mtu = Field(default=None, description="of its links; default: the underlay's, less the encapsulation")
     allocate: Annotated[dict[str, Annotated[tuple[Range, ...], OneOrMany()]], OnePerHost()] = Field(
         default={}, description="ranges that addresses left out come from: for all hosts, or by host"
@@ -248,6 +264,10 @@ def _field(field: dataclasses.Field[Any], hint: Any) -> tuple[Any, Any]:
         more["default_factory"] = field.default_factory
     if hint is PerHost:
         return Annotated[dict[str, Annotated[str, Field(**limits)]], OnePerHost()], Field(**more)
+    if hint is PerHostAddress:
+        return Annotated[dict[str, Address], OnePerHost()], Field(**more)
+    if hint is VlanIds:
+        return Vlans, Field(**more)
     if typing.get_origin(hint) in {types.UnionType, typing.Union}:  # "not given" is written by leaving the key out
         kinds = tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
         hint = typing.Union[kinds]  # noqa: UP007

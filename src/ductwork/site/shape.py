@@ -44,7 +44,7 @@ DRIVERS_TO_COME = {
 KEYS_TO_COME = {
     "bridge": ("uplink", "vlan", "trunk", "native", "cloud"),
     "vxlan": ("group", "cloud"),
-    "attachment": ("rate", "spoofing"),
+    "attachment": (),
 }
 """The contract's keys that this version does not have."""
 

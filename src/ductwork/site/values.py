@@ -16,11 +16,16 @@ from typing import NamedTuple
 from ductwork.naming import IFNAMSIZ
 from ductwork.resources import IPAddress, IPInterface, IPNetwork
 from ductwork.site.document import shorten
-from ductwork.site.model import AddressRange, Nat
+from ductwork.site.model import AddressRange, Nat, Rate
 
 RUNTIMES = ("docker", "netns", "pid")
 MIN_MTU, MAX_MTU = 68, 65535
 """RFC 791; IP_MAX_MTU in include/net/ip.h."""
+
+MIN_RATE, MAX_RATE = 8_000, 100 * 10**9
+"""Bits per second."""
+MAX_VLAN = 4094
+"""IEEE 802.1Q: 0 and 4095 mean something else."""
 
 NOT_YET = "is not in this version of ductwork yet"
 
@@ -234,6 +239,43 @@ def mtu(value: object) -> int:
     if not MIN_MTU <= value <= MAX_MTU:
         raise Refused(f"{describe(value)} is no MTU that a link can have", hint)
     return value
+
+
+def rate(value: object) -> Rate:
+    """`{ingress: 100mbit, egress: 20mbit}`, either or both."""
+    forms = "write `{ingress: 100mbit, egress: 20mbit}`, or one of the two"
+    if not isinstance(value, dict):
+        raise Refused(f"{describe(value)} is no pair of limits", forms)
+    unknown = [key for key in value if key not in ("ingress", "egress")]
+    if unknown or not value:
+        raise Refused(f"unknown key {describe(unknown[0])}" if unknown else "no limit in it", forms)
+    return Rate(**{key: bits_per_second(limit) for key, limit in value.items()})
+
+
+def bits_per_second(value: object) -> int:
+    """As `tc` writes them: a number and a unit, in decimal (`100mbit` is 100,000,000)."""
+    word = text(value, "100mbit")
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(bit|kbit|mbit|gbit)", word.lower())
+    if not found:
+        raise Refused(f"{describe(word)} is no rate", "write a number and bit, kbit, mbit or gbit, such as `100mbit`")
+    bits = round(float(found[1]) * {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}[found[2]])
+    if not MIN_RATE <= bits <= MAX_RATE:
+        raise Refused(f"{describe(word)} is no rate that can be kept", "from 8kbit to 100gbit")
+    return bits
+
+
+def vlan_ids(value: object) -> tuple[int, ...]:
+    """Numbers and ranges, one or a list: `100`, `[100, "200-210"]`."""
+    found: set[int] = set()
+    for item in value if isinstance(value, list) else [value]:
+        first, dash, last = (str(item) if not isinstance(item, bool) else "").partition("-")
+        bounds = [first, last if dash else first]
+        if not all(re.fullmatch("[0-9]{1,4}", bound) and 1 <= int(bound) <= MAX_VLAN for bound in bounds):
+            raise Refused(f"{describe(item)} is neither a VLAN nor a range of them", "write `[100, 200-210]`: from 1 to 4094")
+        if int(bounds[0]) > int(bounds[1]):
+            raise Refused(f"{describe(item)} ends before it begins", f"write `{last}-{first}`")
+        found |= set(range(int(bounds[0]), int(bounds[1]) + 1))
+    return tuple(sorted(found))
 
 
 def nat(value: object) -> Nat:
