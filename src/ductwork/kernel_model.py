@@ -7,6 +7,7 @@ Invariant: `KernelModel.do` changes a state as the kernel would; a differential 
     link deleted            its peer, ports, addresses, routes, neighbours, entries and own sysctls go
     link taken down         its routes, neighbours and IPv6 addresses go
     link's MTU below 1280   all that is IPv6 on it goes (addrconf_ifdown), its sysctls too
+    disable_ipv6 set        its IPv6 addresses and routes go
     link's MAC changed      its neighbours go, permanent ones too (neigh_changeaddr)
     IPv4 address deleted    the secondaries of its subnet go (promote_secondaries 0); with the last holder of an address, the
                             routes that have it as their source, on any link (fib_sync_down_addr); with the link's last
@@ -61,6 +62,8 @@ class KernelModel:
                 self._remove(before)
             case Update(before, after):
                 self._update(before, after)
+        if isinstance(operation.target, Sysctl) and not isinstance(operation, Delete):
+            self._after_sysctl(operation.target)
 
     def dependents(self, key: Key) -> Iterable[Resource]:
         """What requires `key` and is there."""
@@ -101,6 +104,9 @@ class KernelModel:
         elif isinstance(removed, NftTable):
             for element in self.dependents(removed.key):
                 self.state.pop(element.key)
+        elif removed.key.kind == "ovs-bridge":
+            for dependent in self.dependents(removed.key):
+                self._remove(dependent)
 
     def _remove_with_link(self, link: Link) -> None:
         if link.absorbed_by:
@@ -155,13 +161,31 @@ class KernelModel:
             and other.key != address.key
         ]
 
+    def _after_sysctl(self, sysctl: Sysctl) -> None:
+        match sysctl.path.split("/"):
+            case ["net", "ipv6", "conf", name, "disable_ipv6"] if sysctl.value == "1":
+                for dependent in self.dependents(Key("link", sysctl.netns, (name,))):
+                    if _dies_without_ipv6(dependent):
+                        self.state.pop(dependent.key, None)
+
     def _update(self, before: Resource, after: Resource) -> None:
+        if before.key != after.key:
+            self.state.pop(before.key, None)
         self._put(after)
         if not isinstance(before, Link) or not isinstance(after, Link):
             return
         for dependent in self.dependents(after.key):
             if _dies_by(before, after, dependent):
                 self.state.pop(dependent.key, None)
+
+
+def _dies_without_ipv6(resource: Resource) -> bool:
+    match resource:
+        case Address(address=own):
+            return own.version == 6
+        case Route(to=to):
+            return to.version == 6
+    return False
 
 
 def _local_address(resource: Resource) -> IPAddress | None:

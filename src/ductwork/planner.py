@@ -7,9 +7,10 @@ same plan. Nothing that is not ours is changed, unless it says itself that it ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from ductwork.kernel_model import KernelModel
+from ductwork.relocation import Relocation, is_taken_last, moves, relocate
 from ductwork.resources import (
     HOST,
     KINDS,
@@ -59,19 +60,23 @@ class Plan:
 
     def before(self, observed: State) -> dict[Key, Resource | None]:
         """What was there under each key that the plan touches: what undo leads back to."""
-        touched = (*map(key_of, self.operations), *(resource.key for resource in self.lost))
+        moved = (o.before.key for o in self.operations if isinstance(o, Update))
+        touched = (*map(key_of, self.operations), *moved, *(resource.key for resource in self.lost))
         return {key: observed.get(key) for key in touched}
 
 
 def plan(desired: State, observed: State, mine: Mine) -> Plan:
     """The way from `observed` to `desired`."""
-    deletions, updates, conflicts = _compare(desired, observed, mine)
-    deletions |= {key for key, have in observed.items() if key not in desired and not have.collected and mine(have)}
+    deletions = {key for key, have in observed.items() if key not in desired and not have.collected and mine(have)}
     kept = _held(observed, deletions, mine)
     deletions -= {resource.key for resource in kept}
+    relocation = relocate(moves(desired, observed, deletions), observed)
+    desired = {**desired, **{r.key: r for r in (*relocation.arriving, *(update.after for update in relocation.routes))}}
+    replaced, updates, conflicts = _compare(desired, observed, mine, relocation)
+    deletions |= replaced | {address.key for address in relocation.leaving}
     deletions |= _collected(desired, observed, deletions)
     _pair_up(desired, observed, deletions)
-    operations, lost = _order(desired, observed, deletions, updates)
+    operations, lost = _order(desired, observed, deletions, updates, relocation)
     announced = tuple(_announced(desired, operations))
     return Plan(operations, tuple(conflicts), kept, lost, announced)
 
@@ -102,14 +107,17 @@ def changed_fields(before: Resource, after: Resource) -> frozenset[str]:
     )
 
 
-def _compare(desired: State, observed: State, mine: Mine) -> tuple[set[Key], dict[Key, Update], list[Conflict]]:
+def _compare(
+    desired: State, observed: State, mine: Mine, relocation: Relocation
+) -> tuple[set[Key], dict[Key, Update], list[Conflict]]:
     """For what is wanted and there, but different: replace it, change it in place, or say that it is in the way."""
     deletions: set[Key] = set()
-    updates: dict[Key, Update] = {}
+    moving = {update.after.key: update for update in relocation.routes}
+    updates = dict(moving)
     conflicts: list[Conflict] = []
     for key, want in desired.items():
         have = observed.get(key)
-        if have is None or have == want:
+        if have is None or have == want or key in moving:
             continue
         if not (mine(have) or _may_change(want)):
             conflicts.append(Conflict(want, have))
@@ -120,7 +128,7 @@ def _compare(desired: State, observed: State, mine: Mine) -> tuple[set[Key], dic
     # A container that starts anew while it is attached has the other end of what is made for it anew.
     leaving = [c for c in conflicts if isinstance(c.found, Link) and c.found.absorbed_by in deletions]
     deletions.update(conflict.found.key for conflict in leaving)
-    taken = _addresses_elsewhere(desired, observed, mine)
+    taken = [c for c in _addresses_elsewhere(desired, observed, mine) if c.found not in relocation.leaving]
     return deletions, updates, [conflict for conflict in conflicts if conflict not in leaving] + taken
 
 
@@ -184,45 +192,78 @@ def _pair_up(desired: State, observed: State, deletions: set[Key]) -> None:
 
 
 def _order(
-    desired: State, observed: State, deletions: set[Key], updates: dict[Key, Update]
+    desired: State, observed: State, deletions: set[Key], updates: dict[Key, Update], relocation: Relocation
 ) -> tuple[tuple[Operation, ...], tuple[Resource, ...]]:
     """(the operations in order, what is lost by them)."""
     model = KernelModel(observed)
-    operations: list[Operation] = []
-    doomed = [key for key in observed if key in deletions]
-    for key in sorted(doomed, key=lambda key: _delete_rank(observed[key])):
-        if key in model.state and not _goes_with_its_link(observed[key], deletions):
-            operations.append(Delete(observed[key]))
-            model.do(operations[-1])
-    last = [operation for operation in operations if _tells_what_was(operation.target)]
-    operations = [operation for operation in operations if operation not in last]
-    changes: list[Operation] = []
-    for key, update in sorted(updates.items(), key=lambda item: _rank(item[1])):
-        if key in model.state:
-            changes.append(update)
+    doomed = [observed[key] for key in sorted((k for k in observed if k in deletions), key=lambda k: _delete_rank(observed[k]))]
+    doomed = [resource for resource in doomed if not _goes_with_its_link(resource, deletions)]
+    last = [r for r in doomed if _goes_last(r, relocation)]
+    removed = [operation for operation in (Delete(r) for r in doomed if r not in last) if _done(operation, model)]
+    late = [operation for operation in removed if _tells_what_was(operation.target)]
+    changed: list[Operation] = []
+    for _, update in sorted(updates.items(), key=lambda item: _rank(item[1])):
+        if update.before.key in model.state and not is_taken_last(update.after, relocation.sources):
+            changed.append(update)
             model.do(update)
     missing = [want for key, want in desired.items() if model.state.get(key) != want]
-    lost = tuple(r for key, r in observed.items() if key not in model.state and not _is_the_kernels(r))
+    missing = [want for want in missing if not is_taken_last(want, relocation.sources)]
+    lost = _lost(observed, model)
     missing += (r for r in lost if r.key not in desired and _comes_back(r, desired, deletions, model))
     # By kind, the new before the changed: a default route that moves to a new link needs that link's address.
-    changes = [*(_made(resource, observed.get(resource.key), model) for resource in missing), *changes]
-    operations += sorted(changes, key=_rank)
-    operations += last
-    return tuple(_by_namespace(operations)), lost
+    made = [operation for resource in missing for operation in _made(resource, observed.get(resource.key), model)]
+    for operation in made:
+        model.do(operation)
+    removed_last = [operation for operation in (Delete(resource) for resource in last) if _done(operation, model)]
+    switched = [update for update in updates.values() if is_taken_last(update.after, relocation.sources)]
+    operations: list[Operation] = [operation for operation in removed if operation not in late]
+    operations += sorted([*made, *changed], key=_rank)
+    operations += [*late, *removed_last, *switched]
+    return tuple(_by_namespace(operations)), _lost(observed, model)
 
 
-def _made(want: Resource, had: Resource | None, model: KernelModel) -> Operation:
+def _done(operation: Operation, model: KernelModel) -> bool:
+    """Whether there was something to do it to."""
+    present = operation.target.key in model.state
+    model.do(operation)
+    return present
+
+
+def _lost(observed: State, model: KernelModel) -> tuple[Resource, ...]:
+    return tuple(r for key, r in observed.items() if key not in model.state and not _is_the_kernels(r))
+
+
+def _goes_last(resource: Resource, relocation: Relocation) -> bool:
+    """What a relocation leaves: the addresses, the port, the bridge."""
+    match resource:
+        case Address():
+            return resource in relocation.leaving
+        case Port() if not resource.netns:
+            return resource.is_uplink and resource.bridge in relocation.sources
+        case Link() if not resource.netns:
+            return resource.name in relocation.sources
+    return False
+
+
+def _made(want: Resource, had: Resource | None, model: KernelModel) -> list[Operation]:
     """A route on a link that stays may still be there although the model takes it for lost: with promote_secondaries, which
-    systemd sets, an address outlives the primary of its subnet. Replacing one does for both."""
+    systemd sets, an address outlives the primary of its subnet. Replacing one does for both. A link that is born in a
+    container comes up when its sysctls are set."""
     stays = isinstance(had, Route) and all(required in model.state for required in had.requires())
-    return Update(had, want) if had is not None and stays else Create(want)
+    if had is not None and stays:
+        return [Update(had, want)]
+    if isinstance(want, Link) and want.commands_enter and want.up:
+        down = replace(want, up=False)
+        return [Create(down), Update(down, want)]
+    return [Create(want)]
 
 
 def _rank(operation: Operation) -> tuple[int, int]:
-    """By kind; but a container's end of a pair is there, and down, when the host's end is made: its sysctls are set before
-    it comes up."""
+    """By kind; but a container's link, there and down, has its sysctls set before it comes up."""
     target = operation.target
     if isinstance(operation, Create) and isinstance(target, Link) and target.absorbed_by:
+        return (_RANK[Sysctl], 1)
+    if isinstance(operation, Update) and isinstance(target, Link) and target.commands_enter and target.up:
         return (_RANK[Sysctl], 1)
     return (_RANK[type(target)], 0)
 

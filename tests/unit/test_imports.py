@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "ductwork"
 
 CORE = {
     *("planner", "kernel_model", "drivers", "services", "ipam", "naming", "site"),
-    *("desire", "goals", "ownership", "serial"),
+    *("desire", "goals", "ownership", "relocation", "serial"),
 }
 ENGINE = {"engine", "reconciler", "foreign", "journal"}
 FRONT = {"agent", "cli", "plugins", "lab", "doctor", "inspect"}

@@ -29,6 +29,7 @@ from ductwork.resources import (
     Sysctl,
     Update,
     VethSpec,
+    VxlanSpec,
     state,
 )
 from ductwork.resources.base import SHARED
@@ -109,12 +110,18 @@ def test_what_is_in_the_way_is_a_conflict(other: Owner | None) -> None:
     assert found.conflicts == (Conflict(BRIDGE, theirs),)
 
 
-def test_foreign_addresses_on_a_bridge_that_is_made_anew_come_back() -> None:
-    theirs = Address(HOST, "br", ip_address("192.168.0.1"), 24)
-    subnets = Route(HOST, ip_network("192.168.0.0/24"), "br", None, protocol=2, source=theirs.address)
+def test_foreign_addresses_on_a_link_that_is_made_anew_come_back() -> None:
+    theirs = Address(HOST, "vx", ip_address("192.168.0.1"), 24)
+    subnets = Route(HOST, ip_network("192.168.0.0/24"), "vx", None, protocol=2, source=theirs.address)
+    device = Link(HOST, "vx", "vxlan", "02:00:00:00:00:09", 1450, spec=VxlanSpec(7, 4789, None, ""), owner=PODS)
+    other = replace(device, spec=VxlanSpec(8, 4789, None, ""))
+    found = way([other], [device, theirs, subnets])
+    assert found.operations == (Delete(device), Create(other), Create(theirs)), "the kernel makes the subnet's route itself"
+
+
+def test_a_bridge_is_marked_anew_in_place() -> None:
     renamed = replace(BRIDGE, owner=PODS._replace(network="lan"))
-    found = way([renamed], [BRIDGE, theirs, subnets])
-    assert found.operations == (Delete(BRIDGE), Create(renamed), Create(theirs)), "the kernel makes the subnet's route itself"
+    assert way([renamed], [BRIDGE]).operations == (Update(BRIDGE, renamed),)
 
 
 def test_a_bridge_that_others_have_joined_stays_with_all_that_its_network_has() -> None:

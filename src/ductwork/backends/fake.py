@@ -218,7 +218,9 @@ class FakeKernel:
             raise Refused("No such device")
         self._check(after)
         if isinstance(after, Link) and isinstance(present, Link):
-            after = replace(after, spec=present.spec, owner=present.owner, index=present.index)
+            if after.kind != "bridge":  # whose mark and VLANs are changed in place
+                after = replace(after, spec=present.spec, owner=present.owner)
+            after = replace(after, index=present.index)
             if after.mtu_bytes >= IPV6_MIN_MTU:
                 self._put_sysctls(after)
         if isinstance(after, Sysctl) and isinstance(present, Sysctl):

@@ -112,8 +112,8 @@ class Link:
 
     @property
     def replace(self) -> frozenset[str]:
-        """A bridge begins or ceases to tell VLANs apart in place, with all its ports."""
-        return frozenset({"kind", "owner"} if self.kind == "bridge" else {"kind", "spec", "owner"})
+        """A bridge takes over a NIC, and begins or ceases to tell VLANs apart, in place, with all its ports."""
+        return frozenset({"kind"} if self.kind == "bridge" else {"kind", "spec", "owner"})
 
     @property
     def key(self) -> Key:
@@ -237,6 +237,8 @@ class Link:
             commands.append(_set(self.name, "address", self.mac))
         if self.group != before.group:
             commands.append(_set(self.name, "group", str(self.group)))
+        if self.owner != before.owner:
+            commands.append(_set(self.name, "alias", self.owner.alias(self.name, self.kind) if self.owner else ""))
         if self.kind == "bridge" and self.spec != before.spec:
             filtering = "0" if self.spec is None else "1"
             had = before.spec if isinstance(before.spec, BridgeSpec) else None

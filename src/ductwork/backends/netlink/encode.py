@@ -117,6 +117,8 @@ def update_link(index: int, before: Link, after: Link) -> Message:
     body += attribute(1, _mac(after.mac)) if before.mac != after.mac else b""
     body += u32(4, after.mtu_bytes) if before.mtu_bytes != after.mtu_bytes else b""
     body += u32(27, after.group) if before.group != after.group else b""
+    if before.owner != after.owner:
+        body += attribute(20, after.owner.alias(after.name, after.kind).encode() if after.owner else b"")
     return Message(RTM_SETLINK, 0, body)
 
 

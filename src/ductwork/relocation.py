@@ -1,0 +1,83 @@
+"""A NIC becomes its bridge's port: what the host has on it moves to the bridge, and back when the bridge goes.
+
+Invariant: pure and symmetric. While a bridge has taken a NIC over, foreign addresses and routes of either belong on the
+bridge, else on the NIC; the bridge's mark names its NIC, so that going back needs no journal. Addresses are made where they
+belong before they go from where they were, and routes are replaced in between, so that there is a way at every moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_interface
+
+from ductwork.resources import HOST, Address, IPNetwork, Key, Port, Resource, Route, State, Sysctl, Update
+from ductwork.resources.route import KERNEL_PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """`arriving`: addresses on the links that they move to. `routes`: each with what it becomes. `leaving`: addresses on the
+    links that they move from, which go last. `sources`: those links."""
+
+    arriving: tuple[Address, ...] = ()
+    routes: tuple[Update, ...] = ()
+    leaving: tuple[Address, ...] = ()
+    sources: frozenset[str] = field(default_factory=frozenset)
+
+
+def uplinks(state: Iterable[Resource]) -> dict[str, str]:
+    """NIC → the bridge that has taken it over, by the ports of ours that are uplinks."""
+    return {port.link: port.bridge for port in state if isinstance(port, Port) and not port.netns and port.is_uplink}
+
+
+def moves(desired: State, observed: State, deletions: set[Key]) -> dict[str, str]:
+    """Link → the link that what is on it belongs on."""
+    wanted = uplinks(desired.values())
+    present = uplinks(observed.values())
+    found = dict(wanted)
+    for nic, bridge in present.items():
+        kept = not deletions & {Key("port", HOST, (nic,)), Key("ovs-port", HOST, (nic,)), Key("link", HOST, (bridge,))}
+        if nic in wanted:
+            if wanted[nic] != bridge:
+                found[bridge] = wanted[nic]
+        elif not kept:
+            found[bridge] = nic
+    return found
+
+
+def relocate(moved: Mapping[str, str], observed: State) -> Relocation:
+    """What is where it does not belong. Ours stays: it goes with its link, or is desired elsewhere."""
+    if not moved:
+        return Relocation()
+    here = [r for r in observed.values() if isinstance(r, Address | Route) and not r.netns and not r.owner and r.link in moved]
+    leaving = [r for r in here if isinstance(r, Address)]
+    made = {(address.link, _subnet(address)) for address in leaving if address.makes_prefix_route}
+    routes = [r for r in here if isinstance(r, Route) and not (_is_kernels(r) and (r.link, r.to) in made)]
+    return Relocation(
+        tuple(replace(address, link=moved[address.link]) for address in leaving),
+        tuple(Update(route, replace(route, link=moved[route.link])) for route in routes),
+        tuple(leaving),
+        frozenset(moved),
+    )
+
+
+def is_taken_last(resource: Resource, sources: frozenset[str]) -> bool:
+    """Whether a change of it would take addresses from a link before they are elsewhere: a NIC that has become a port is to
+    have no IPv6 of its own, not even a link-local address."""
+    return isinstance(resource, Sysctl) and resource.value == "1" and resource.path in map(no_ipv6_path, sources)
+
+
+def no_ipv6_path(nic: str) -> str:
+    """Below /proc/sys: what makes a NIC a mere port, since the kernel gives every device that is up a link-local address."""
+    return f"net/ipv6/conf/{nic}/disable_ipv6"
+
+
+def _subnet(address: Address) -> IPNetwork:
+    """What the kernel makes a route to when the address comes."""
+    known = address.details and address.details.peer
+    return ip_interface((known or address.address, address.prefixlen)).network
+
+
+def _is_kernels(route: Route) -> bool:
+    return route.protocol == KERNEL_PROTOCOL and route.via is None
