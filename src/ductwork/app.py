@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ductwork import netns
 from ductwork.backends.netlink.backend import NetlinkBackend
 from ductwork.backends.sysctl import SysctlBackend
+from ductwork.duplicates import Watch
 from ductwork.engine import Engine
 from ductwork.journal import RUN_DIRECTORY, Journal
 from ductwork.reconciler import Reconciler, System
-from ductwork.resources import Backend
+from ductwork.resources import Backend, NicFacts
 from ductwork.runtimes import Runtime
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
@@ -51,7 +53,8 @@ def build_engine(
     def system(open_netns: Callable[[str], int]) -> System:
         netlinks.append(NetlinkBackend(open_netns, gate))
         families = frozenset(f for f, program in (("ip", "iptables"), ("ip6", "ip6tables")) if shutil.which(program))
-        return System(netlinks[0], SysctlBackend(gate), _filters(gate), families, visitor, netns.cookie)
+        machine = _Machine(netlinks[0], visitor)
+        return System(netlinks[0], SysctlBackend(gate), _filters(gate), families, visitor, netns.cookie, machine)
 
     reconciler = Reconciler(system, Resolver(runtimes or default_runtimes()), Journal(netns.cookie(), run_directory))
 
@@ -61,6 +64,33 @@ def build_engine(
         store.close()
 
     return Engine(reconciler, store, machine or socket.gethostname(), close)
+
+
+class _Machine:
+    """`reconciler.Machine` of the calling thread's namespace; what is seldom needed is imported when it is."""
+
+    def __init__(self, links: NetlinkBackend, visitor: netns.Visitor) -> None:
+        self._links = links
+        self._visitor = visitor
+
+    def nics(self, names: Iterable[str]) -> dict[str, NicFacts]:
+        from ductwork.backends.nic import NicReader
+
+        return NicReader().read(names)
+
+    def missing(self, features: Iterable[str]) -> dict[str, str]:
+        from ductwork.backends.kernel import missing
+
+        return missing(features)
+
+    def guests(self) -> frozenset[str]:
+        places = [(partial(os.open, place, os.O_RDONLY | os.O_CLOEXEC), self._links.claims) for place in netns.all_places()]
+        return frozenset(name for names in self._visitor.visit(places) if not isinstance(names, Exception) for name in names)
+
+    def watch(self, links: Sequence[str]) -> Watch:
+        from ductwork.backends import dad
+
+        return dad.Watch(links)
 
 
 def default_runtimes() -> Runtimes:
@@ -95,18 +125,10 @@ def _docker_runtime() -> Runtime:
 
 def _store_name() -> str:
     """One store for each host namespace: the machine's own and those with a name outlive a boot, any other has its cookie."""
-    own = _identity(netns.OWN)
+    own = netns.identity(netns.OWN)
     for named in netns.NAMED_DIRECTORY.glob("*"):
-        if _identity(named) == own:
+        if netns.identity(named) == own:
             return f"netns-{named.name}.db"
-    if _identity("/proc/1/ns/net") in (own, None):
+    if netns.identity("/proc/1/ns/net") in (own, None):
         return "state.db"
     return f"netns-{netns.cookie()}.db"
-
-
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -5,11 +5,12 @@ Invariant: pure. A container that is not running has nothing desired; its networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from ductwork.drivers import ContainerFacts, Facts, View
+from ductwork.drivers import ContainerFacts, Facts, View, on_host
 from ductwork.drivers.registry import DRIVERS
-from ductwork.resources import HOST, Address, IPInterface, Key, Link, Resource, Route, State, Sysctl
+from ductwork.relocation import uplinks as uplinks_in
+from ductwork.resources import HOST, Address, BridgeSpec, IPInterface, Key, Link, Resource, Route, State, Sysctl
 from ductwork.site.model import Attachment, Site
 
 _BRIDGE_SYSCTLS = (
@@ -38,7 +39,7 @@ def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], 
         elif resource.netns == HOST and isinstance(resource, Address):
             addresses.append(resource)
     containers = {name: ContainerFacts(cookie, tuple(defaults.get(name, ()))) for name, cookie in cookies.items()}
-    return Facts(links, tuple(addresses), tuple(routes), containers, sysctls, iptables)
+    return Facts(links, tuple(addresses), tuple(routes), containers, sysctls, iptables, taken=uplinks_in(state.values()))
 
 
 def view(
@@ -55,6 +56,24 @@ def view(
         attachments.setdefault(attachment.container, []).append(attachment)
     by_container = {container: tuple(its) for container, its in attachments.items()}
     return View(site, host, host or machine, known, addresses, by_container, origin)
+
+
+def uplinks(site: Site, host: str) -> dict[str, str]:
+    """NIC → the bridge of the site that takes it over on a host."""
+    found = {}
+    for name, network in site.networks.items():
+        nic = on_host(getattr(network.options, "uplink", {}), host)
+        if nic and host in site.hosts_of(name):
+            found[nic] = DRIVERS[network.driver].ifname(network)
+    return found
+
+
+def nics(site: Site, host: str) -> list[str]:
+    """The NICs of the host that the site's networks there are about."""
+    networks = [network for name, network in site.networks.items() if host in site.hosts_of(name)]
+    keys = ((network, key) for network in networks for key in ("uplink", "parent", "device"))
+    named = (on_host(getattr(network.options, key, {}), host) for network, key in keys)
+    return list(dict.fromkeys(nic for nic in named if nic))
 
 
 def desired_on_host(sight: View) -> dict[Key, Resource]:
@@ -102,6 +121,15 @@ def without_ipv6(desired: Mapping[Key, Resource]) -> dict[Key, Resource]:
         for key, resource in desired.items()
         if not (isinstance(resource, Sysctl) and resource.path.startswith("net/ipv6/"))
     }
+
+
+def needed_features(resource: Resource) -> Iterator[str]:
+    """What making or changing it asks of a kernel that may lack it (`backends/kernel.py`)."""
+    match resource:
+        case Link(kind=kind) if kind in ("vlan", "macvlan", "ipvlan", "ifb"):
+            yield kind
+        case Link(spec=BridgeSpec()):
+            yield "vlan_filtering"
 
 
 def _add(found: dict[Key, Resource], resources: Iterable[Resource]) -> None:

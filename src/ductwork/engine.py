@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
+from typing import Any
 
 from ductwork import ipam, serial
 from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import DuctworkError, UsageError
-from ductwork.goals import ApplySite, Attach, DestroySite, Detach, Observation
+from ductwork.goals import NOT_VIGILANT, ApplySite, Attach, DestroySite, Detach, Observation, Vigilance
 from ductwork.naming import host_ifname, mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, IPAddress, IPInterface, Key, Link, Owner
@@ -24,6 +25,8 @@ from ductwork.store import Store
 
 _NETWORKS = "networks"
 _ATTACHMENTS = "attachments"
+_USED = "used"
+"""Addresses that our attachments had in somebody else's LAN, each with its MAC: nobody has to be asked for them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,11 @@ class Engine:
         goal, _ = self._site_goal(site, host)
         return self._reconciler.preview(goal)
 
-    def apply(self, site: Site, host: str) -> Report:
-        """Bring what the file has, remove what the site has no longer, and see to what was attached by hand."""
+    def apply(self, site: Site, host: str, *, dad: bool = True) -> Report:
+        """Bring what the file has, remove what the site has no longer, and see to what was attached by hand. `dad`: ask
+        whether anybody else has an address before it is given."""
         goal, changes = self._site_goal(site, host)
+        goal = replace(goal, vigilance=self._vigilance(dad))
 
         def store_leases() -> None:
             if changes:
@@ -83,6 +88,7 @@ class Engine:
 
         report = self._reconciler.carry_out(goal, store_leases)
         self._remember_networks(goal, report.observation)
+        self._remember_used(goal, report.observation)
         return self._attach_again(site.name, report)
 
     def destroy(self, site: str | None) -> Report:
@@ -186,15 +192,31 @@ class Engine:
             if owner == site.name and name not in present:
                 self._store.remember(_NETWORKS, key, None)
 
+    def _vigilance(self, dad: bool) -> Vigilance:
+        used: Iterable[Mapping[str, Any]] = self._store.remembered(_USED).values() if dad else ()
+        return Vigilance(dad, frozenset((value["mac"], ip_address(text)) for value in used for text in value["addresses"]))
+
+    def _remember_used(self, goal: ApplySite | Attach, observation: Observation) -> None:
+        known = self._store.remembered(_USED)
+        for attachment in goal.site.on(goal.host):
+            addresses = goal.addresses.get(attachment.id, ())
+            external = goal.site.networks[attachment.network].external
+            if not (external and addresses and attachment.container in observation.facts.containers):
+                continue
+            key = f"{goal.site.name}/{attachment.network}/{attachment.container}/{attachment.interface}"
+            value: dict[str, object] = {"mac": attachment.mac, "addresses": [str(address.ip) for address in addresses]}
+            if known.get(key) != value:
+                self._store.remember(_USED, key, value)
+
     # by hand
 
-    def attach(self, request: AttachRequest) -> Report:
+    def attach(self, request: AttachRequest, *, dad: bool = True) -> Report:
         """Plug one container into a network that was applied here, and remember it: one that is not running is waiting,
         and attached by the next `apply`."""
         known = self._known_network(request.network)
         interface = request.interface or self._free_interface(request.container, known)
         attachment = self._attachment(request, known, interface)
-        report = self._plug_in(known, attachment)
+        report = self._plug_in(known, attachment, dad)
         key = f"{request.container}/{interface}"
         self._store.remember(
             _ATTACHMENTS,
@@ -203,7 +225,7 @@ class Engine:
         )
         return report
 
-    def _plug_in(self, known: _KnownNetwork, attachment: Attachment) -> Report:
+    def _plug_in(self, known: _KnownNetwork, attachment: Attachment, dad: bool = True) -> Report:
         """Its address is stored before the kernel gets it, and given back if the kernel does not."""
         site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
         leases = self._store.leases(site.name, known.network.name)
@@ -212,9 +234,12 @@ class Engine:
         addresses, lease = _assigned(site, known, attachment, leases)
         if lease != former:
             self._store.lease(site.name, known.network.name, holder, lease)
-        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge)
+        vigilance = self._vigilance(dad) if known.network.external else NOT_VIGILANT
+        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge, vigilance)
         try:
-            return self._reconciler.carry_out(goal)
+            report = self._reconciler.carry_out(goal)
+            self._remember_used(goal, report.observation)
+            return report
         except DuctworkError:
             if lease != former:
                 self._store.lease(site.name, known.network.name, holder, former)

@@ -7,6 +7,7 @@
     ├── ApplyError                    the kernel or a tool refused; what was begun was taken back
     │   └── RollbackError             … and taking it back failed too; the message says what is left
     ├── ContainerError                a container that cannot be attached
+    ├── AddressInUseError             another machine of the LAN has the address
     ├── AllocationError               no address left, or the one asked for is taken
     ├── BusyError                     another ductwork holds the lock (try again)
     ├── MissingToolError              a program, kernel feature or right that this needs is not there
@@ -82,6 +83,10 @@ class RollbackError(ApplyError):
 
 class ContainerError(DuctworkError):
     code = "container"
+
+
+class AddressInUseError(DuctworkError):
+    code = "address-in-use"
 
 
 class AllocationError(DuctworkError):

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from ductwork.journal import Former, Journal
-from ductwork.resources import HOST, Link, Operation, Resource, State, Sysctl, Update
+from ductwork.relocation import uplinks
+from ductwork.resources import HOST, Key, Link, Operation, Resource, State, Sysctl, Update
 from ductwork.services.nat import governor, lent_paths
+from ductwork.services.uplink import no_ipv6_path
 
 EVERYBODY = "*"
 """The needs of all sites at once."""
@@ -82,7 +84,16 @@ class ForeignValues:
         if lost:
             sites = {r.owner.site for r in state.values() if isinstance(r, Link) and r.kind == "bridge" and r.owner}
             formers |= {path: Former("0", "1", "0" if governor(path) else "", set(sites)) for path in lost}
+        for nic, bridge in uplinks(state.values()).items():
+            if no_ipv6_path(nic) not in formers and not self._had_no_ipv6(bridge):
+                site = next(r.owner.site for r in (state[Key("link", HOST, (bridge,))],) if r.owner)
+                formers[no_ipv6_path(nic)] = Former("0", "1", "", {site})
         return formers
+
+    def _had_no_ipv6(self, bridge: str) -> bool:
+        """Whether the bridge's NIC had no IPv6 before us: then the bridge was given none either."""
+        path = no_ipv6_path(bridge)
+        return self._sysctls.read_paths([path]).get(path) == "1"
 
     def _still_ours(self, formers: Mapping[str, Former]) -> dict[str, Former]:
         if not formers:

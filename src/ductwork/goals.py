@@ -5,7 +5,7 @@ Invariant: pure. The engine carries out any goal in the same way: read, think, p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,10 +13,23 @@ from ductwork import desire
 from ductwork.drivers import Facts, View
 from ductwork.errors import DuctworkError
 from ductwork.naming import host_ifname
-from ductwork.resources import HOST, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, Route, State
+from ductwork.relocation import facts_after
+from ductwork.resources import HOST, IPAddress, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, Route, State
 from ductwork.resources.base import SHARED
 from ductwork.services import ruleset
 from ductwork.site.model import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Vigilance:
+    """How much a command looks out for other machines that have its addresses. `known`: (MAC, address) of what our
+    attachments had before."""
+
+    enabled: bool = False
+    known: frozenset[tuple[str, IPAddress]] = field(default_factory=frozenset)
+
+
+NOT_VIGILANT = Vigilance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +43,8 @@ class Observation:
 
 class Goal(Protocol):
     """`title`: for the journal. `links`: the host's links to look at, None for all that there is. `needs`: under which name
-    the goal's needs of foreign sysctls are kept, "" if it has none; "*" stands for everybody's."""
+    the goal's needs of foreign sysctls are kept, "" if it has none; "*" stands for everybody's. `nics`: those that it is about.
+    `vigilance`: how much to look out for others who have its addresses."""
 
     @property
     def title(self) -> str: ...
@@ -38,6 +52,10 @@ class Goal(Protocol):
     def links(self) -> frozenset[str] | None: ...
     @property
     def needs(self) -> str: ...
+    @property
+    def nics(self) -> Sequence[str]: ...
+    @property
+    def vigilance(self) -> Vigilance: ...
     def containers(self, host: Iterable[Resource]) -> list[str]: ...
     def desired(self, observation: Observation) -> dict[Key, Resource]: ...
     def mine(self, resource: Resource, observed: State) -> bool: ...
@@ -72,11 +90,16 @@ class ApplySite:
     host: str
     machine: str
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
+    vigilance: Vigilance = NOT_VIGILANT
     links: frozenset[str] | None = None
 
     @property
     def title(self) -> str:
         return f"apply {self.site.name}"
+
+    @property
+    def nics(self) -> Sequence[str]:
+        return desire.nics(self.site, self.host)
 
     @property
     def needs(self) -> str:
@@ -87,7 +110,11 @@ class ApplySite:
         return list(dict.fromkeys(wanted + owners_of(host, self.site.name, "site")))
 
     def view(self, facts: Facts) -> View:
-        return desire.view(self.site, self.host, self.machine, facts, self.addresses)
+        """The host as it will be when its NICs are where the site wants them."""
+        wanted = desire.uplinks(self.site, self.host)
+        ours = {nic: bridge for nic, bridge in facts.taken.items() if _site_of(facts.links.get(bridge)) == self.site.name}
+        given_up = {bridge: nic for nic, bridge in ours.items() if wanted.get(nic) != bridge}
+        return desire.view(self.site, self.host, self.machine, facts_after(facts, wanted, given_up), self.addresses)
 
     def desired(self, observation: Observation) -> dict[Key, Resource]:
         return desire.desired_on_host(self.view(observation.facts))
@@ -96,12 +123,18 @@ class ApplySite:
         return _owned(resource.owner, self.site.name, "site", observed)
 
 
+def _site_of(link: Link | None) -> str | None:
+    return link.owner.site if link and link.owner else None
+
+
 @dataclass(frozen=True, slots=True)
 class DestroySite:
     """Nothing of a site is to be left here; `site` None: nothing of ours at all."""
 
     site: str | None
+    vigilance: Vigilance = NOT_VIGILANT
     links: frozenset[str] | None = None
+    nics: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -132,7 +165,9 @@ class Attach:
     machine: str
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
     bridge: str
+    vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
+    nics: Sequence[str] = ()
 
     @property
     def links(self) -> frozenset[str]:
@@ -168,7 +203,9 @@ class Detach:
 
     owner: Owner
     links: frozenset[str] | None
+    vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
+    nics: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -190,8 +227,10 @@ class Restore:
 
     title: str
     before: Mapping[Key, Resource | None]
+    vigilance: Vigilance = NOT_VIGILANT
     links: frozenset[str] | None = None
     needs: str = ""
+    nics: Sequence[str] = ()
 
     def containers(self, host: Iterable[Resource]) -> list[str]:
         named = {resource.owner.container for resource in self.before.values() if resource and resource.owner}

@@ -23,7 +23,7 @@ from ductwork.resources import HOST, Key, Resource
 RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
 """Per host namespace; the environment variable is for tests and labs."""
 _LOCK_SECONDS = 60.0
-_UNDER_WAY, _LAST, _FORMERS = "under-way.json", "last.json", "formers.json"
+_UNDER_WAY, _LAST, _FORMERS, _GUESTS = "under-way.json", "last.json", "formers.json", "guests.json"
 
 
 @dataclass(slots=True)
@@ -79,6 +79,15 @@ class Journal:
             self._remove(_FORMERS)
             return
         self._write(_FORMERS, _encoded_formers(formers))
+
+    def guests(self) -> frozenset[str] | None:
+        """The containers with links of ours that no mark on the host tells of; None: not known (any more)."""
+        names = self._read(_GUESTS)
+        return frozenset(names) if isinstance(names, list) else None
+
+    def keep_guests(self, names: frozenset[str]) -> None:
+        if names != self.guests():
+            self._write(_GUESTS, sorted(names))
 
     def last_change(self) -> Change | None:
         """The change under way when a process died, else the last one that was completed."""

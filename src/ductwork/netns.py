@@ -8,6 +8,7 @@ kernel 5.14).
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import socket
 import threading
@@ -64,6 +65,26 @@ def inside(fd: int, work: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def all_places() -> list[str]:
+    """A path of every namespace but the caller's that has a name or a process in it."""
+    own = identity(OWN)
+    found: dict[tuple[int, int], str] = {}
+    for place in itertools.chain(NAMED_DIRECTORY.glob("*"), Path("/proc").glob("[0-9]*/ns/net")):
+        its = identity(place)
+        if its is not None and its != own:
+            found.setdefault(its, str(place))
+    return list(found.values())
+
+
+def identity(place: str | Path) -> tuple[int, int] | None:
+    """What tells one namespace from all others that are there now; None: no such place, or not to be looked at."""
+    try:
+        found = os.stat(place)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Visitor:

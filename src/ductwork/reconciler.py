@@ -7,12 +7,14 @@ before it is; a failure is taken back; a plan that has been carried out is follo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
 from ductwork import desire
+from ductwork.drivers import Facts
+from ductwork.duplicates import Lookout, Watch
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
 from ductwork.foreign import ForeignValues, SysctlReader
 from ductwork.goals import Goal, Observation, Restore
@@ -23,13 +25,19 @@ from ductwork.resources import (
     HOST,
     Address,
     Backend,
+    Create,
     Key,
+    Link,
+    NicFacts,
     Operation,
     Outcome,
+    Port,
     Resource,
     Sysctl,
+    Update,
 )
 from ductwork.runtimes import Sandbox
+from ductwork.services import uplink
 from ductwork.services.nat import sysctl_paths
 
 T = TypeVar("T")
@@ -62,6 +70,22 @@ class Visit(Protocol):
     def visit(self, places: Iterable[tuple[Callable[[], int], Callable[[], T]]]) -> list[T | Exception]: ...
 
 
+class Machine(Protocol):
+    """What is there besides what back ends read and change."""
+
+    def nics(self, names: Iterable[str]) -> dict[str, NicFacts]:
+        """Of those that are here."""
+
+    def missing(self, features: Iterable[str]) -> dict[str, str]:
+        """Of what a plan needs of the kernel and its daemons, what is not there → what to do."""
+
+    def guests(self) -> frozenset[str]:
+        """The containers that, by the marks in them, have links of ours which no mark on the host tells of."""
+
+    def watch(self, links: Sequence[str]) -> Watch:
+        """An ear on the wires behind these links of the host."""
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """What the engine acts through. `filters`: back ends that the host alone has. `iptables`: the families that there is an
@@ -73,6 +97,7 @@ class System:
     iptables: frozenset[str]
     visitor: Visit
     cookie: Callable[[], int]
+    machine: Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +190,7 @@ class Reconciler:
         desired, _ = self._desire(goal, observation)
         found = self._plan(goal, observation, desired)
         _refuse_conflicts(found)
+        self._refuse_without(found)
         return Preview(found, observation, desired, tuple(self._resolver.notes))
 
     def carry_out(self, goal: Goal, prepare: Callable[[], None] = lambda: None) -> Report:
@@ -204,6 +230,7 @@ class Reconciler:
         """Round after round, until there is nothing to do."""
         self._interrupted = self._journal.interrupted()
         trusted = False
+        lookout = Lookout(self._system.machine.watch)
         while True:
             observation = self._read(goal, trusted)
             desired, needed = self._desire(goal, observation)
@@ -211,6 +238,8 @@ class Reconciler:
             if found.conflicts and transaction.change is None:
                 _refuse_conflicts(found)
             if transaction.rounds == 0:
+                self._refuse_without(found)
+                lookout.ask(found, observation.state, goal.vigilance)
                 prepare()
             if not found.operations and not found.conflicts:
                 break
@@ -219,6 +248,7 @@ class Reconciler:
             transaction.rounds += 1
             transaction.before = {**found.before(observation.state), **transaction.before}
             transaction.change = self._journal.begin(goal.title, transaction.before)
+            self._expect_guests(found)
             if goal.links is None:
                 self._foreign.note(goal.needs, needed, found.operations, observation.state)
             outcomes = self._execute(found, observation)
@@ -229,6 +259,7 @@ class Reconciler:
                 self._take_back(transaction, errors)
         if goal.links is None:
             self._foreign.settle(goal.needs, needed, observation.state)
+            self._settle_guests(observation)
         if transaction.change:
             self._journal.complete()
         return Report(
@@ -237,9 +268,31 @@ class Reconciler:
             transaction.rounds,
             observation.waiting,
             found.kept,
-            tuple(self._resolver.notes),
+            (*self._resolver.notes, *lookout.report(), *_mentions(observation, transaction.operations)),
             goal.title,
         )
+
+    def _refuse_without(self, found: Plan) -> None:
+        """Before anything is touched: what this kernel has not. Errors: `MissingToolError`."""
+        features = {
+            feature for o in found.operations if isinstance(o, Create | Update) for feature in desire.needed_features(o.after)
+        }
+        missing = self._system.machine.missing(sorted(features)) if features else {}
+        if missing:
+            feature, remedy = next(iter(missing.items()))
+            raise MissingToolError(f"{feature} is not here: nothing was touched", remedy)
+
+    def _expect_guests(self, found: Plan) -> None:
+        """Noted before they have anything of ours."""
+        new = {o.after.netns for o in found.operations if isinstance(o, Create) and _is_guest(o.after)}
+        if new:
+            self._journal.keep_guests((self._journal.guests() or frozenset()) | new)
+
+    def _settle_guests(self, observation: Observation) -> None:
+        """Those that have something of ours, or cannot be looked at."""
+        known = self._journal.guests() or frozenset()
+        present = frozenset(r.netns for r in observation.state.values() if _is_guest(r) and r.owner)
+        self._journal.keep_guests(present | (known & observation.waiting.keys()))
 
     def _take_back(self, transaction: _Transaction, errors: list[str]) -> NoReturn:
         """Undo what was begun, and say why."""
@@ -345,16 +398,28 @@ class Reconciler:
         if goal.links is None:
             for backend in self._system.filters:
                 host += backend.read(HOST, None)
-        references = list(dict.fromkeys((*goal.containers(host), *self._interrupted)))
+        references = list(dict.fromkeys((*goal.containers(host), *self._interrupted, *self._guests(goal))))
         readings, waiting = self._read_containers(references, trusted)
         state = settle(host, readings)
         cookies = {name: reading.cookie for name, reading in readings.items()}
         facts = desire.facts(state, cookies, {}, self._system.iptables)
         if goal.links is None:
-            known = self._system.sysctls.read_paths(sysctl_paths(facts))
+            known = self._system.sysctls.read_paths((*sysctl_paths(facts), *uplink.sysctl_paths(goal.nics)))
             facts = desire.facts(state, cookies, self._foreign.without_us(known, state), self._system.iptables)
+            facts = replace(facts, nics=self._nics(goal, facts))
             _add_sysctls(state, known, {})
         return Observation(state, facts, waiting)
+
+    def _guests(self, goal: Goal) -> frozenset[str]:
+        if goal.links is not None:
+            return frozenset()
+        known = self._journal.guests()
+        return self._system.machine.guests() if known is None else known
+
+    def _nics(self, goal: Goal, facts: Facts) -> dict[str, NicFacts]:
+        """A closer look at those that are not ours yet."""
+        new = [nic for nic in goal.nics if nic in facts.links and nic not in facts.taken]
+        return self._system.machine.nics(new) if new else {}
 
     def _read_containers(self, references: Sequence[str], trusted: bool) -> tuple[dict[str, ContainerReading], dict[str, str]]:
         known = {name: self._sandboxes.get(name) for name in references}
@@ -408,6 +473,19 @@ class Reconciler:
 
     def _plan(self, goal: Goal, observation: Observation, desired: Mapping[Key, Resource]) -> Plan:
         return plan(desired, observation.state, partial(goal.mine, observed=observation.state))
+
+
+def _is_guest(resource: Resource) -> bool:
+    """Whether it is a link in a container that has no other end on the host."""
+    return isinstance(resource, Link) and resource.commands_enter
+
+
+def _mentions(observation: Observation, operations: Iterable[Operation]) -> Iterator[str]:
+    """What else names a NIC that has become a port: it is not ours to change."""
+    taken = {o.after.link for o in operations if isinstance(o, Create) and isinstance(o.after, Port) and o.after.is_uplink}
+    for nic in sorted(taken):
+        for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
+            yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
 
 
 def _container_of(resource: Resource) -> str:

@@ -10,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
+from typing import TypeVar
 
-from ductwork.resources import HOST, Address, IPNetwork, Key, Port, Resource, Route, State, Sysctl, Update
+from ductwork.drivers import Facts
+from ductwork.resources import HOST, Address, IPNetwork, Key, Link, Port, Resource, Route, State, Sysctl, Update
 from ductwork.resources.route import KERNEL_PROTOCOL
+from ductwork.services.uplink import no_ipv6_path
+
+OnLink = TypeVar("OnLink", Address, Route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,33 @@ def is_taken_last(resource: Resource, sources: frozenset[str]) -> bool:
     return isinstance(resource, Sysctl) and resource.value == "1" and resource.path in map(no_ipv6_path, sources)
 
 
-def no_ipv6_path(nic: str) -> str:
-    """Below /proc/sys: what makes a NIC a mere port, since the kernel gives every device that is up a link-local address."""
-    return f"net/ipv6/conf/{nic}/disable_ipv6"
+def facts_after(known: Facts, wanted: Mapping[str, str], given_up: Mapping[str, str]) -> Facts:
+    """What drivers are to know: the host as it will be. `wanted`: NIC → the bridge that it is to be a port of; `given_up`:
+    bridge → the NIC that it gives back."""
+    moved = {**wanted, **given_up}
+    if not moved:
+        return known
+    links = dict(known.links)
+    for nic, bridge in wanted.items():
+        if bridge not in links and nic in links:
+            links[bridge] = Link(HOST, bridge, "bridge", links[nic].mac, links[nic].mtu_bytes)
+    sysctls = dict(known.sysctls)
+    for path, value in known.sysctls.items():
+        device = path.split("/")[3] if path.startswith("net/") and path.count("/") == 4 else ""
+        if device in moved:
+            sysctls.setdefault(path.replace(f"/{device}/", f"/{moved[device]}/"), value)
+    return replace(
+        known,
+        links=links,
+        addresses=tuple(_relocated(address, moved) for address in known.addresses),
+        routes=tuple(_relocated(route, moved) for route in known.routes),
+        sysctls=sysctls,
+        moved=wanted,
+    )
+
+
+def _relocated(resource: OnLink, moved: Mapping[str, str]) -> OnLink:
+    return replace(resource, link=moved[resource.link]) if not resource.owner and resource.link in moved else resource
 
 
 def _subnet(address: Address) -> IPNetwork:

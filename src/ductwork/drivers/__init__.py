@@ -42,8 +42,9 @@ class Facts:
 
     `containers`: the running ones among those that the site names. `sysctls`: path below /proc/sys → its value, as it
     would be without us. `iptables`: the families (`ip`, `ip6`) for which there is an iptables program. `nics`: what else is
-    known of the NICs that the site names as uplinks, parents and devices. All is seen as it will be when NICs have become
-    ports of their bridges: what was on an uplink is on its bridge (design, section 3, Relocation).
+    known of the NICs that the site names as uplinks, parents and devices, and that we have not had before. All is seen as it
+    will be when NICs have become ports of their bridges (design, section 3, Relocation): `moved`: NIC → its bridge, which has
+    what was on the NIC; `taken`: the same, as it is now.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -53,6 +54,8 @@ class Facts:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     iptables: frozenset[str] = frozenset()
     nics: Mapping[str, NicFacts] = field(default_factory=dict)
+    moved: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ductwork.drivers import PerHost, View
-from ductwork.drivers.bridged import bridge_resources, underlay_mtu, veth_resources
+from ductwork.drivers.bridged import bridge_resources, no_router_advertisements, underlay_mtu, veth_resources
 from ductwork.errors import ConflictError, DuctworkError, Problem
 from ductwork.naming import bridge_ifname, mac_address, vxlan_ifname
 from ductwork.resources import FLOOD_MAC, HOST, FdbEntry, IPAddress, Link, Neighbour, Port, Resource, VxlanSpec
@@ -59,7 +59,9 @@ class VxlanDriver:
         mtu = self.mtu_bytes(network, view)
         bridge, device = self.ifname(network), vxlan_ifname(network.name)
         self._refuse_what_the_kernel_would(network, device, mtu, view)
-        yield from bridge_resources(network, bridge, mtu, view)
+        yield Link(HOST, bridge, "bridge", mac_address(view.seed, network.name, "bridge"), mtu, owner=owner)
+        yield from no_router_advertisements(bridge, mtu, owner)
+        yield from bridge_resources(network, bridge, bridge, mtu, view)
         yield from nat.gateway_guard(network, device, owner)
         spec = VxlanSpec(network.options.vni, network.options.port, _vtep(view, view.host), _underlay(network, view))
         mac = mac_address(view.seed, network.name, "vtep")
@@ -113,6 +115,7 @@ def _underlay(network: Network, view: View) -> str:
     assert isinstance(network.options, Options)
     named = network.options.underlay.get(view.host) or network.options.underlay.get("")
     if named:
+        named = view.facts.moved.get(named, named)
         if named not in view.facts.links:
             hint = f"`ip link` shows the NICs; set `underlay` of network {network.name}"
             raise DuctworkError(f"host {view.host} has no NIC {named}, the underlay of network {network.name}", hint)

@@ -29,24 +29,25 @@ _LENT = {
 
 
 def network_elements(
-    network: Network, bridge_ifname: str, owner: Owner, iptables: frozenset[str] = frozenset(), *, uplinked: bool = False
+    network: Network, bridge_ifname: str, owner: Owner, iptables: frozenset[str] = frozenset(), *, device: str = ""
 ) -> list[Resource]:
     """The table, and the elements that say how packets of `network`, on `bridge_ifname`, are filtered and translated.
 
-    `iptables`: the families that have the program, and with it perhaps Docker's FORWARD policy. `uplinked`: the bridge is
-    the host's own way into the world; what other networks send through it is on its way out, not to another network.
+    `iptables`: the families that have the program, and with it perhaps Docker's FORWARD policy. `device`: where the network's
+    packets are routed by this host, the bridge itself or a VLAN on it; "": they are not. (An uplink's bridge is the host's own
+    way into the world; what other networks send through it is on its way out, not to another network.)
     """
     found: list[Resource] = [inet_table(owner), *(IptablesRule(family, owner) for family in sorted(iptables))]
     found.append(_element("flows", (bridge_ifname, bridge_ifname), owner))
-    if not network.subnets or uplinked:
+    if not network.subnets or not device:
         return found
-    found.append(_element("bridges", (bridge_ifname,), owner))
+    found.append(_element("bridges", (device,), owner))
     if network.internal:
-        found.append(_element("internal", (bridge_ifname,), owner))
+        found.append(_element("internal", (device,), owner))
     elif network.nat.mode != "none":
-        found.append(_element("guarded", (bridge_ifname,), owner))
+        found.append(_element("guarded", (device,), owner))
         for subnet in network.subnets:
-            found += _translation(network, subnet, bridge_ifname, owner)
+            found += _translation(network, subnet, device, owner)
     return found
 
 
@@ -59,24 +60,25 @@ def gateway_guard(network: Network, vxlan_ifname: str, owner: Owner) -> list[Res
     return found
 
 
-def forwarding(network: Network, bridge_ifname: str, facts: Facts, owner: Owner, *, has_ipv6: bool = True) -> list[Resource]:
-    """Forwarding between the network's bridge and the foreign devices its packets leave and come back by.
+def forwarding(network: Network, device: str, facts: Facts, owner: Owner, *, has_ipv6: bool = True) -> list[Resource]:
+    """Forwarding between `device`, which the network's packets are routed by, and the foreign devices they leave and come back
+    by.
 
     Both kernels' checks look at the device a packet comes in by alone (`ip_route_input_slow`, `ip6_forward`), so both sides
-    need it. Devices that did not forward before are noted as lent. Never `ip_forward`: design.md, section 5. A bridge that is
-    not to forward is told so, whatever it did before. `has_ipv6`: whether the bridge has (it takes an MTU of 1280).
+    need it. Devices that did not forward before are noted as lent. Never `ip_forward`: design.md, section 5. A device that is
+    not to forward is told so, whatever it did before. `has_ipv6`: whether the device has (it takes an MTU of 1280).
     """
-    versions = set() if network.internal else {gateway.version for gateway in network.gateways}
+    versions = set() if network.internal or network.external else {gateway.version for gateway in network.gateways}
     found: list[Resource] = []
     if 4 in versions:
-        found += _forwarding(4, "net/ipv4/conf/{}/forwarding", bridge_ifname, facts, owner)
+        found += _forwarding(4, "net/ipv4/conf/{}/forwarding", device, facts, owner)
     else:
-        found.append(Sysctl(HOST, f"net/ipv4/conf/{bridge_ifname}/forwarding", "0", link=bridge_ifname, owner=owner))
+        found.append(Sysctl(HOST, f"net/ipv4/conf/{device}/forwarding", "0", link=device, owner=owner))
     if 6 not in versions and has_ipv6 and _HAS_FORCE_FORWARDING in facts.sysctls:
-        found.append(Sysctl(HOST, f"net/ipv6/conf/{bridge_ifname}/force_forwarding", "0", link=bridge_ifname, owner=owner))
+        found.append(Sysctl(HOST, f"net/ipv6/conf/{device}/force_forwarding", "0", link=device, owner=owner))
     if 6 in versions and facts.sysctls.get(_ALL_FORWARDING) == "0":
         if _HAS_FORCE_FORWARDING in facts.sysctls:
-            found += _forwarding(6, "net/ipv6/conf/{}/force_forwarding", bridge_ifname, facts, owner)
+            found += _forwarding(6, "net/ipv6/conf/{}/force_forwarding", device, facts, owner)
         else:
             found += _forwarding_everywhere(facts, owner)
     return found
@@ -167,6 +169,8 @@ def _leads_out(to: IPNetwork, version: int) -> bool:
 
 
 def _foreign(facts: Facts) -> list[Link]:
-    """Devices of the host that are neither ours nor Docker's, which sees to its own; by name."""
-    links = (link for link in facts.links.values() if link.owner is None and link.netns == HOST and link.name != "lo")
-    return sorted((link for link in links if not _DOCKER_BRIDGE.fullmatch(link.name)), key=lambda link: link.name)
+    """Devices of the host that are neither ours nor Docker's, which sees to its own; by name. A NIC's bridge stands for it."""
+    uplinks = {**facts.taken, **facts.moved}
+    links = (link for link in facts.links.values() if link.netns == HOST and link.name != "lo" and link.name not in uplinks)
+    others = (link for link in links if link.owner is None or link.name in uplinks.values())
+    return sorted((link for link in others if not _DOCKER_BRIDGE.fullmatch(link.name)), key=lambda link: link.name)
