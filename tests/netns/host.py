@@ -162,8 +162,9 @@ class World:
         return ping(self.names[name], address)
 
     def remembered(self) -> list[str]:
-        """What is left in the run directory, locks aside."""
-        return [str(path.name) for path in self.run_directory.rglob("*") if path.is_file() and path.name != "lock"]
+        """What is left in the run directory, locks and the knowledge of guests aside."""
+        files = (path.name for path in self.run_directory.rglob("*") if path.is_file())
+        return [name for name in files if name not in ("lock", "guests.json")]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Invariant: nothing of the real machine is touched but a directory for the journa
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -24,6 +24,8 @@ from ductwork.resources import (
     Create,
     Key,
     Link,
+    NicFacts,
+    Probe,
     Resource,
     Route,
     Sysctl,
@@ -38,6 +40,36 @@ Snapshot = dict[Key, tuple[Resource, bool, bool]]
 
 class Killed(BaseException):
     """The process dies here: no handler of ours sees it."""
+
+
+class QuietMachine:
+    """A machine that lacks nothing, on a LAN where nobody answers."""
+
+    def nics(self, names: Iterable[str]) -> dict[str, NicFacts]:
+        return {name: NicFacts() for name in names}
+
+    def missing(self, features: Iterable[str]) -> dict[str, str]:
+        return {}
+
+    def guests(self) -> frozenset[str]:
+        return frozenset()
+
+    def watch(self, links: Sequence[str]) -> Silence:
+        return Silence()
+
+
+class Silence:
+    def start(self, probes: Iterable[Probe], held: bool = False, seconds: float = 0.0) -> None:
+        """Nobody hears it."""
+
+    def conflicts(self, deadline: float) -> dict[Probe, str]:
+        return {}
+
+    def unplugged(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 class MemoryStore:
@@ -116,7 +148,7 @@ class FakeHost:
     def engine(self) -> Engine:
         """A new process: it knows what the kernel, the journal and the store know."""
         kernel = self.kernel
-        system = System(kernel.links(), kernel.sysctls(), (kernel.filters(),), frozenset({"ip", "ip6"}), kernel, kernel.cookie)
+        system = System(kernel.links(), kernel.sysctls(), (kernel.filters(),), frozenset({"ip", "ip6"}), kernel, kernel.cookie, QuietMachine())
         journal = Journal(HOST_COOKIE, Path(self._run.name))
         return Engine(Reconciler(lambda _: system, FakeResolver(kernel), journal), self.store, "machine", lambda: None)
 
