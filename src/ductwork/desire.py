@@ -11,7 +11,7 @@ from ductwork.drivers import ContainerFacts, Facts, View, on_host
 from ductwork.drivers.registry import DRIVERS
 from ductwork.relocation import uplinks as uplinks_in
 from ductwork.resources import HOST, Address, BridgeSpec, IPInterface, Key, Link, Resource, Route, State, Sysctl
-from ductwork.site.model import Attachment, Site
+from ductwork.site.model import Attachment, Network, Site
 
 _BRIDGE_SYSCTLS = (
     "net/ipv6/conf/{}/accept_ra",
@@ -64,16 +64,19 @@ def uplinks(site: Site, host: str) -> dict[str, str]:
     for name, network in site.networks.items():
         nic = on_host(getattr(network.options, "uplink", {}), host)
         if nic and host in site.hosts_of(name):
-            found[nic] = DRIVERS[network.driver].ifname(network)
+            found[nic] = DRIVERS[network.driver].ifname(network, host)
     return found
 
 
 def nics(site: Site, host: str) -> list[str]:
     """The NICs of the host that the site's networks there are about."""
-    networks = [network for name, network in site.networks.items() if host in site.hosts_of(name)]
-    keys = ((network, key) for network in networks for key in ("uplink", "parent", "device"))
-    named = (on_host(getattr(network.options, key, {}), host) for network, key in keys)
-    return list(dict.fromkeys(nic for nic in named if nic))
+    networks = (network for name, network in site.networks.items() if host in site.hosts_of(name))
+    return list(dict.fromkeys(nic for network in networks for nic in nics_of(network, host)))
+
+
+def nics_of(network: Network, host: str) -> list[str]:
+    named = (on_host(getattr(network.options, key, {}), host) for key in ("uplink", "parent", "device"))
+    return [nic for nic in named if nic]
 
 
 def desired_on_host(sight: View) -> dict[Key, Resource]:

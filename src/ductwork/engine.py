@@ -181,7 +181,7 @@ class Engine:
             driver = DRIVERS[network.driver]
             value: dict[str, object] = {
                 "host": host,
-                "bridge": driver.ifname(network),
+                "bridge": driver.ifname(network, host),
                 "network": serial.encode(replace(network, mtu_bytes=driver.mtu_bytes(network, sight))),
                 "reserved": serial.encode(sorted(ipam.reserved(network, site), key=lambda ip: (ip.version, ip))),
             }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ductwork import desire
-from ductwork.drivers import Facts, View
+from ductwork.drivers import Facts, View, on_host
 from ductwork.errors import DuctworkError
 from ductwork.naming import host_ifname
 from ductwork.relocation import facts_after
@@ -170,8 +170,13 @@ class Attach:
     nics: Sequence[str] = ()
 
     @property
-    def links(self) -> frozenset[str]:
-        return frozenset({self.bridge, *(host_ifname(*attachment.id) for attachment in self.site.attachments)})
+    def links(self) -> frozenset[str] | None:
+        """What is plugged in and where; all there is, where the host gets a way to the container besides."""
+        attachment = self.site.attachments[0]
+        network = self.site.networks[attachment.network]
+        if on_host(getattr(network.options, "host_access", {}), self.host) is not None:
+            return None
+        return frozenset({self.bridge, *desire.nics_of(network, self.host), host_ifname(*attachment.id)})
 
     @property
     def title(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from host import World, build_world, same
 from lan import Lan, stream
 from test_crash import dies
 
-from ductwork.errors import ConflictError, DuctworkError
+from ductwork.errors import DuctworkError
 
 pytestmark = pytest.mark.netns
 
@@ -92,7 +91,7 @@ def routes(ns: str) -> list[str]:
 
 def test_all_that_a_nic_has_moves_and_comes_back(world: World) -> None:
     before = settled(world)
-    addresses, ways = on(world.host, "eth0"), [route for route in routes(world.host)]
+    addresses, ways = on(world.host, "eth0"), list(routes(world.host))
     world.settle(SITE)
     assert on(world.host, "br0") == addresses
     assert not on(world.host, "eth0")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ductwork.cli.common import echo_report, open_engine, state_options
+from ductwork.cli.common import NO_DAD, echo_report, open_engine, state_options
 from ductwork.errors import UsageError
 from ductwork.naming import mac_address
 from ductwork.resources import IPAddress
@@ -55,6 +55,7 @@ def _as_in_a_site_file(function: str) -> Callable[[click.Context, click.Paramete
 @click.option("--no-gateway", is_flag=True, help="No default route by way of this network.")
 @click.option("--mac", callback=_as_in_a_site_file("mac"), help="Its MAC address, or seed:TEXT (default: a stable one).")
 @click.option("--mtu", type=click.IntRange(68, 65535), help="Its MTU in bytes (default: the network's).")
+@NO_DAD
 @state_options
 def attach(
     container: str,
@@ -65,6 +66,7 @@ def attach(
     no_gateway: bool,
     mac: str | None,
     mtu: int | None,
+    no_dad: bool,
     state: Path,
     store: str,
     quiet: bool,
@@ -84,7 +86,7 @@ def attach(
     wanted: bool | IPAddress | None = False if no_gateway else gateway
     request = AttachRequest(container, network, interface, addresses, wanted, mac, mtu)
     with open_engine(state, store) as engine:
-        report = engine.attach(request)
+        report = engine.attach(request, dad=not no_dad)
     if container in report.waiting and not quiet:
         click.echo(f"remembered: `ductwork apply` plugs it in when it runs; `ductwork detach {container} {network}` forgets it")
     echo_report(report, f"{container} in {network}", quiet=quiet, verbose=verbose)

@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SITE = click.argument("site", type=click.Path(path_type=Path))
 HOST = click.option("--host", default="", help="Which host of the file this machine is (default: by its name or address).")
+NO_DAD = click.option("--no-dad", is_flag=True, help="Do not ask the LAN whether another machine has an address.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ductwork.cli.common import HOST, JSON, SITE, echo_report, open_engine, pick_host, read_site, state_options
+from ductwork.cli.common import HOST, JSON, NO_DAD, SITE, echo_report, open_engine, pick_host, read_site, state_options
 from ductwork.errors import UsageError
 
 _MANY = 100
@@ -61,8 +61,9 @@ def plan(
 @click.command()
 @SITE
 @HOST
+@NO_DAD
 @state_options
-def apply(site: Path, host: str, state: Path, store: str, quiet: bool, verbose: bool) -> None:
+def apply(site: Path, host: str, no_dad: bool, state: Path, store: str, quiet: bool, verbose: bool) -> None:
     """Make this host's part of SITE true, and look whether it is.
 
     What the file has no longer, and this site brought, is removed. A failure half-way is taken back. A container that is
@@ -74,7 +75,7 @@ def apply(site: Path, host: str, state: Path, store: str, quiet: bool, verbose: 
         number = len(loaded.on(name))
         if number >= _MANY and sys.stderr.isatty() and not quiet:
             click.echo(f"{number} attachments …", err=True)
-        report = engine.apply(loaded, name)
+        report = engine.apply(loaded, name, dad=not no_dad)
     echo_report(report, f"{loaded.name} on {name}" if name else loaded.name, quiet=quiet, verbose=verbose)
 
 

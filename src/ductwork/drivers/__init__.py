@@ -94,8 +94,8 @@ class Driver(Protocol):
     def check(self, network: Network, site: Site) -> Iterable[Problem]:
         """Mistakes that need the whole file; their paths start at the network's own keys."""
 
-    def ifname(self, network: Network) -> str:
-        """The bridge that attachments of the network are plugged into."""
+    def ifname(self, network: Network, host: str) -> str:
+        """What attachments of the network are plugged into on a host: the bridge, or the parent."""
 
     def mtu_bytes(self, network: Network, view: View) -> int: ...
 

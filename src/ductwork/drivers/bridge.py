@@ -56,12 +56,12 @@ class BridgeDriver:
     Options: ClassVar[type] = Options
 
     def check(self, network: Network, site: Site) -> Iterable[Problem]:
-        bridge = self.ifname(network)
+        bridge = self.ifname(network, "")
         if set(bridge) & set('"*'):
             message = f"`bridge`: `{bridge}` has a `*` or a quotation mark in it, which no rule of nftables can name"
             yield Problem(("bridge",), message, "choose a name without, such as `br1`")
 
-    def ifname(self, network: Network) -> str:
+    def ifname(self, network: Network, host: str) -> str:
         return _options(network).bridge or bridge_ifname(network.name)
 
     def mtu_bytes(self, network: Network, view: View) -> int:
@@ -69,7 +69,7 @@ class BridgeDriver:
         return network.mtu_bytes or (nic.mtu_bytes if nic else underlay_mtu(view))
 
     def host_resources(self, network: Network, view: View) -> Iterator[Resource]:
-        bridge, mtu = self.ifname(network), self.mtu_bytes(network, view)
+        bridge, mtu = self.ifname(network, view.host), self.mtu_bytes(network, view)
         sharing = [other for other in _sharing(network, view) if view.host in view.site.hosts_of(other.name)]
         nic = next(filter(None, (_uplink(other, view) for other in sharing)), "")
         owner = view.owner("" if _options(network).bridge else network.name, uplink=nic)
@@ -89,7 +89,7 @@ class BridgeDriver:
 
     def _bridge(self, network: Network, sharing: list[Network], nic: str, owner: Owner, view: View) -> Link:
         """The same for all the networks on it."""
-        name = self.ifname(network)
+        name = self.ifname(network, view.host)
         if nic:
             taken = uplink_nic(nic, name, network.name, view)
             mac, mtu = taken.mac, taken.mtu_bytes
@@ -104,7 +104,7 @@ class BridgeDriver:
         return Link(HOST, name, "bridge", mac, mtu, spec=spec, owner=owner)
 
     def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterable[Resource]:
-        bridge, mtu = self.ifname(network), self.mtu_bytes(network, view)
+        bridge, mtu = self.ifname(network, view.host), self.mtu_bytes(network, view)
         known = view.facts.links.get(bridge)
         apart = any(map(_tells_vlans_apart, _sharing(network, view))) or (known is not None and known.spec is not None)
         vlans = PortVlans(_options(network).vlan or NATIVE_VLAN) if apart else None

@@ -45,7 +45,7 @@ class VxlanDriver:
                 message = f"host {host} has no address, so the other hosts of network {network.name} cannot send to it"
                 yield Problem(("driver",), message, f"give it one: `hosts: {{{host}: {{address: 10.99.0.1/24}}}}`")
 
-    def ifname(self, network: Network) -> str:
+    def ifname(self, network: Network, host: str) -> str:
         return bridge_ifname(network.name)
 
     def mtu_bytes(self, network: Network, view: View) -> int:
@@ -57,7 +57,7 @@ class VxlanDriver:
         assert isinstance(network.options, Options)
         owner = view.owner(network.name)
         mtu = self.mtu_bytes(network, view)
-        bridge, device = self.ifname(network), vxlan_ifname(network.name)
+        bridge, device = self.ifname(network, view.host), vxlan_ifname(network.name)
         self._refuse_what_the_kernel_would(network, device, mtu, view)
         yield Link(HOST, bridge, "bridge", mac_address(view.seed, network.name, "bridge"), mtu, owner=owner)
         yield from no_router_advertisements(bridge, mtu, owner)
@@ -93,7 +93,7 @@ class VxlanDriver:
 
     def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterable[Resource]:
         mtu = self.mtu_bytes(network, view)
-        return veth_resources(network, self.ifname(network), mtu, attachment, view)
+        return veth_resources(network, self.ifname(network, view.host), mtu, attachment, view)
 
 
 def _remote_neighbours(network: Network, bridge: str, remote: Attachment, view: View) -> Iterator[Neighbour]:

@@ -32,8 +32,9 @@ _CONF = {
 
 def sysctl_paths(nics: Iterable[str]) -> Iterator[str]:
     """Every path below /proc/sys that `takeover` looks up in `facts.sysctls`."""
-    for family, names in _CONF.items():
-        for device in (*nics, "default"):
+    devices = list(nics)
+    for family, names in _CONF.items() if devices else ():
+        for device in (*devices, "default"):
             yield from (f"net/{family}/conf/{device}/{name}" for name in names)
 
 
