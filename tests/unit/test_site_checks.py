@@ -44,7 +44,7 @@ def problems_of(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "advice"),
     [
-        ("networks: {a: {driver: brigde}}", "did you mean `bridge`? drivers: bridge, vxlan"),
+        ("networks: {a: {driver: brigde}}", "did you mean `bridge`? drivers: bridge, "),
         ("networks: {a: {driver: bridge, subent: x}}", "did you mean `subnet`?"),
         ("networks: {a: {driver: bridge, subnet: 10.1.1.9/24}}", "did you mean `10.1.1.0/24`?"),
         ("hosts: {alpha: {adress: 10.1.1.1}}", "did you mean `address`?"),
@@ -120,6 +120,62 @@ attachments: [{container: web, network: a, address: [10.1.1.1, "fd00::1"]}]
         # as many addresses as are wanted: 8, less network, broadcast, gateway
         "networks: {a: {driver: bridge, subnet: 10.1.1.0/29}}\nattachments:\n"
         + "".join(f"- {{container: c{number}, network: a}}\n" for number in range(5)),
+        # one subnet in two VLANs of one LAN, the same address in both; the host's own LAN beyond the NIC; one trunk for both
+        """
+hosts: {alpha: {address: 192.168.1.1/24}, beta: {address: 192.168.1.2/24}}
+networks:
+  a: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, vlan: 100, subnet: 192.168.1.0/24, trunk: 100-200}
+  b: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, vlan: 200, subnet: 192.168.1.0/24}
+  lan: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, subnet: 192.168.1.0/24, allocate: 192.168.1.64/26}
+attachments:
+  - {container: one, host: alpha, network: a, address: 192.168.1.10}
+  - {container: two, host: alpha, network: b, address: 192.168.1.10}
+  - {container: one, host: beta, network: a, address: 192.168.1.2}
+  - {container: two, host: beta, network: lan, address: 192.168.1.9}
+  - {container: three, host: alpha, network: lan, address: 192.168.1.3}
+""",
+        # VLANs of one NIC with all that one parent could not have together; a NIC of the same name on another host
+        """
+hosts: {alpha: {}, beta: {}}
+networks:
+  m: {driver: macvlan, parent: eth1, mode: private, hosts: alpha}
+  m2: {driver: macvlan, parent: eth1, mode: vepa, hosts: alpha}
+  i3: {driver: ipvlan, parent: eth1, vlan: 3, mode: l3, hosts: alpha}
+  i2: {driver: ipvlan, parent: eth1, vlan: 2, mode: l2, hosts: alpha}
+  p: {driver: macvlan, parent: eth1, vlan: 4, mode: passthru, hosts: alpha}
+  u: {driver: bridge, uplink: eth1, hosts: beta}
+attachments:
+  - {container: a, host: alpha, network: p}
+""",
+        # networks of one bridge name on two hosts are two bridges
+        """
+hosts: {alpha: {}, beta: {}}
+networks:
+  a: {driver: bridge, bridge: br0, uplink: eth1, hosts: alpha}
+  b: {driver: bridge, bridge: br0, uplink: eth2, hosts: beta}
+""",
+        # the same subnet where the host has an address in one of them alone; in the host's own LAN where it has none
+        """
+hosts: {alpha: {address: 10.1.1.1/24}}
+networks:
+  a: {driver: bridge, bridge: br1, vlan: 100, subnet: 192.168.1.0/24}
+  b: {driver: bridge, bridge: br1, vlan: 200, subnet: 192.168.1.0/24, internal: true}
+  c: {driver: bridge, subnet: 10.1.1.0/24, internal: true}
+attachments:
+  - {container: one, host: alpha, network: a}
+  - {container: two, host: alpha, network: b}
+  - {container: two, host: alpha, network: c}
+""",
+        # LAN addresses for all, in one family; addresses that containers make themselves
+        """
+networks:
+  a: {driver: bridge, uplink: eth1, subnets: [10.1.1.0/24, "fd00::/64"], allocate: 10.1.1.4-10.1.1.5, host_addresses: 10.1.1.9}
+  b: {driver: ipvlan, parent: eth2, subnet: "fd01::/64", ipv6: slaac}
+attachments:
+  - {container: one, network: a}
+  - {container: two, network: a}
+  - {container: one, network: b}
+""",
         # lists left empty, and what is not in this version said not to be wanted
         "routers: []\nports: []\nattachments:\nhosts:\nnetworks: {a: {driver: bridge, isolated: false}}",
     ],

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ductwork import naming
-from ductwork.drivers import bridge, vxlan
+from ductwork.drivers import PerHost, bridge, macvlan, vxlan
+from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import SiteError
 from ductwork.site.load import load_site, load_text
-from ductwork.site.model import AddressRange, Attachment, Host, Nat, Network, Site, StaticRoute
+from ductwork.site.model import AddressRange, Attachment, Host, Nat, Network, Rate, Site, StaticRoute
 from ductwork.site.schema import json_schema
 
 CONTRACT = """
@@ -134,12 +135,48 @@ def test_gateways_and_nat_by_default() -> None:
     assert network("driver: bridge, subnet: 10.1.1.0/24, nat: none").nat == Nat("none")
 
 
+def test_a_network_of_somebody_elses() -> None:
+    """Nothing is held, translated or handed out where the gateway is another machine."""
+    lan = network("driver: bridge, uplink: eth1, subnet: 192.168.1.0/24")
+    assert (lan.external, lan.gateways, lan.nat) == (True, (), Nat("none"))
+    lan = network("driver: bridge, uplink: eth1, subnet: 192.168.1.0/24, gateway: 192.168.1.254, trunk: [7, 20-22], vlan: 20")
+    assert (lan.external, lan.gateways, lan.nat) == (True, (ip_address("192.168.1.254"),), Nat("none"))
+    assert isinstance(lan.options, bridge.Options)
+    assert (lan.options.uplink, lan.options.trunk, lan.options.vlan) == ({"": "eth1"}, (7, 20, 21, 22), 20)
+    lan = network("driver: macvlan, parent: eth1, subnet: 192.168.1.0/24, host_access: 192.168.1.9, isolated: false")
+    assert (lan.external, lan.gateways, lan.nat, lan.isolated) == (True, (), Nat("none"), False)
+    assert isinstance(lan.options, macvlan.Options)
+    assert lan.options.host_access == {"": ip_address("192.168.1.9")}
+    own = network("driver: bridge, vlan: 20, subnet: 192.168.1.0/24, isolated: true")
+    assert (own.external, own.gateways, own.nat, own.isolated) == (
+        False,
+        (ip_address("192.168.1.1"),),
+        Nat("masquerade"),
+        True,
+    )
+
+
+def test_rate_and_spoofing() -> None:
+    plain = attachment("")
+    assert (plain.rate, plain.spoofing) == (Rate(), "deny")
+    limited = attachment("rate: {ingress: 1.5gbit, egress: 800Kbit}, spoofing: allow")
+    assert (limited.rate, limited.spoofing) == (Rate(1_500_000_000, 800_000), "allow")
+    assert attachment("rate: {egress: 8000bit}").rate == Rate(None, 8000)
+
+
+def test_a_nic_does_not_make_a_network_exist() -> None:
+    hosts = "hosts: {alpha: {}, beta: {}, gamma: {}}\n"
+    nets = "networks: {a: {driver: macvlan, subnet: 10.1.1.0/24, %s, hosts: alpha}}"
+    site = load_text(hosts + nets % "parent: {alpha: eth1, beta: eth2}, host_access: {alpha: 10.1.1.8, beta: 10.1.1.9}")
+    assert site.hosts_of("a") == ("alpha",)
+
+
 def test_options_with_one_value_or_one_per_host() -> None:
     hosts = "hosts: {alpha: {address: 10.9.0.1}, beta: {address: 10.9.0.2}}\n"
     nets = "networks: {a: {driver: vxlan, vni: 1, underlay: eth7}, b: {driver: vxlan, vni: 2, underlay: {alpha: eth8}}}"
     site = load_text(hosts + nets)
-    assert site.networks["a"].options == vxlan.Options(vni=1, underlay={"": "eth7"})  # type: ignore[arg-type]
-    assert site.networks["b"].options == vxlan.Options(vni=2, underlay={"alpha": "eth8"})  # type: ignore[arg-type]
+    assert site.networks["a"].options == vxlan.Options(vni=1, underlay=PerHost({"": "eth7"}))
+    assert site.networks["b"].options == vxlan.Options(vni=2, underlay=PerHost({"alpha": "eth8"}))
 
 
 def test_interface_names_go_round_written_ones() -> None:
@@ -271,7 +308,7 @@ def test_the_schema_for_editors() -> None:
             assert value.get("description"), key
     drivers = schema["properties"]["networks"]["patternProperties"]
     (choice,) = drivers.values()
-    assert set(choice["discriminator"]["mapping"]) == {"bridge", "vxlan"}
+    assert set(choice["discriminator"]["mapping"]) == set(DRIVERS)
     assert schema["$defs"]["VxlanNetwork"]["properties"]["vni"]["maximum"] == 2**24 - 1
     assert schema["$defs"]["VxlanNetwork"]["required"] == ["driver", "vni"]
 

@@ -6,12 +6,13 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
+from ductwork.drivers import on_host
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site import values
-from ductwork.site.check_networks import at
+from ductwork.site.check_networks import at, underlay_of
 from ductwork.site.document import shorten
-from ductwork.site.draft import Draft, Plug, gateways, subnet_of, subnets
+from ductwork.site.draft import Draft, Plug, gateways, is_external, per_host, subnet_of, subnets
 from ductwork.site.model import AddressRange
 from ductwork.site.schema import NetworkModel
 from ductwork.site.values import closest, describe, listing, special_address
@@ -76,6 +77,10 @@ def address_fits(draft: Draft) -> Iterator[Problem]:
         others = dict.fromkeys(gateways(network), "the network's gateway")
         for _, host, address in network.host_entries("host_addresses"):
             others.setdefault(address, f"the address of host `{host}`" if host else "the host's own address")
+        for _, host, address in per_host(network, "host_access"):
+            others.setdefault(address, f"the `host_access` of host `{host}`" if host else "the network's `host_access`")
+        for address, host in underlay_of(draft, network).items():
+            others.setdefault(address, f"the address of host `{host}`")
         for plug in draft.plugs_of[name]:
             for index, written in enumerate(plug.model.address):
                 problem = _address_problem(network, written, others)
@@ -137,8 +142,7 @@ def gateway_fits(draft: Draft) -> Iterator[Problem]:
             continue
         if gateway is True:
             if not gateways(network):
-                reason = "is `internal`" if network.internal else "has no subnet"
-                message = f"network `{plug.model.network}` has no gateway: it {reason}"
+                message = f"network `{plug.model.network}` has no gateway: it {_why_no_gateway(network)}"
                 yield Problem(path, message, "delete the key, or write an address of the network")
         elif not subnets(network):
             yield Problem(path, "a gateway in a network without subnet", "delete it, or give the network a `subnet`")
@@ -147,6 +151,12 @@ def gateway_fits(draft: Draft) -> Iterator[Problem]:
             yield Problem(path, f"gateway `{gateway}` is outside the network's subnets", hint)
         elif gateway in [address for address, _ in plug.model.address]:
             yield Problem(path, f"gateway `{gateway}` is the container's own address", "write the address of another machine")
+
+
+def _why_no_gateway(network: NetworkModel) -> str:
+    if network.internal:
+        return "is `internal`"
+    return "is a LAN, whose `gateway` is not written" if subnets(network) else "has no subnet"
 
 
 def routes_fit(draft: Draft) -> Iterator[Problem]:
@@ -233,7 +243,7 @@ def allocation_is_certain(draft: Draft) -> Iterator[Problem]:
             if plug.model.address or host in told:
                 continue
             own = network.allocate.get(host, ())
-            lacking = [subnet for subnet in _allocated(network) if not any(span.first in subnet for span in own)]
+            lacking = [subnet for subnet in _allocated(network, host) if not any(span.first in subnet for span in own)]
             if lacking:
                 told.add(host)
                 message = f"no address, and network `{name}` has containers on several hosts ({listing(hosts)})"
@@ -250,23 +260,29 @@ def enough_addresses(draft: Draft) -> Iterator[Problem]:
                 takers[plug.model.host].append(plug)
         reserved = sorted(map(int, _reserved(draft, name, network))) if takers else []
         for host, plugs in takers.items():
-            spans = network.allocate.get(host) or network.allocate.get("", ())
-            for subnet in _allocated(network):
+            spans = on_host(network.allocate, host) or ()
+            for subnet in _allocated(network, host):
                 free = _free(subnet, spans, reserved)
                 if free < len(plugs):
                     message = f"{len(plugs)} addresses are to be allocated, and {subnet} has {free} for them"
                     yield Problem(plugs[free].path, message, f"widen `allocate` or the subnet of network `{name}`")
 
 
-def _allocated(network: NetworkModel) -> list[IPNetwork]:
-    """The subnets of which a container without written addresses gets one: not where it makes its own."""
-    return [subnet for subnet in subnets(network) if not (subnet.version == 6 and network.ipv6 == "slaac")]
+def _allocated(network: NetworkModel, host: str) -> list[IPNetwork]:
+    """The subnets of which a container without written addresses gets one (`ipam.pools`): not where it makes its own, nor
+    where it is a LAN's and no range is written."""
+    spans = on_host(network.allocate, host) or ()
+    found = [subnet for subnet in subnets(network) if not (subnet.version == 6 and network.ipv6 == "slaac")]
+    if is_external(network):
+        found = [subnet for subnet in found if any(span.first in subnet for span in spans)]
+    return found
 
 
 def _reserved(draft: Draft, name: str, network: NetworkModel) -> set[IPAddress]:
     """What is never allocated (`ipam.reserved`)."""
     found = set(gateways(network))
     found.update(address for _, _, address in network.host_entries("host_addresses"))
+    found.update(address for _, _, address in per_host(network, "host_access"))
     found.update(host.address.ip for host in draft.hosts.values() if host.address)
     if network.nat and network.nat.snat_to:
         found.add(network.nat.snat_to)

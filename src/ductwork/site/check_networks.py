@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 
-from ductwork import naming
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress, IPNetwork
-from ductwork.site import values
-from ductwork.site.draft import Draft, bridge_name, first_address, gateways, subnet_of, subnets
+from ductwork.site.draft import (
+    Draft,
+    Plug,
+    first_address,
+    gateways,
+    holds,
+    is_external,
+    parent_device,
+    subnet_of,
+    subnets,
+)
 from ductwork.site.schema import NetworkModel
 from ductwork.site.values import closest, describe, listing, special_address
 
 Path = tuple[str | int, ...]
-
-BRIDGE_PORTS = 1023
-"""BR_MAX_PORTS in net/bridge/br_private.h, less one: port 0 does not exist."""
 
 MIN_IPV6_MTU = 1280
 """RFC 8200, 5."""
@@ -58,8 +64,8 @@ def needs_subnet(draft: Draft) -> Iterator[Problem]:
     for name, network in draft.networks.items():
         if subnets(network):
             continue
-        for key in ("gateway", "gateways", "host_addresses", "allocate"):
-            if getattr(network, key):
+        for key in ("gateway", "gateways", "host_addresses", "allocate", "host_access"):
+            if getattr(network, key, None):
                 yield Problem(
                     at(name, (key,)), f"`{key}` in a network without subnet", "add `subnet:`, or delete it", on_key=True
                 )
@@ -118,12 +124,22 @@ def host_addresses(draft: Draft) -> Iterator[Problem]:
             elif special := special_address(subnet, address):
                 yield Problem(where, f"`{address}` is {special} of {subnet}", "write another address")
             elif address in held:
-                yield Problem(
-                    where, f"`{address}` is the network's gateway", "write another: the host holds the gateway besides"
-                )
+                why = "that is the LAN's router" if is_external(network) else "the host holds the gateway besides"
+                yield Problem(where, f"`{address}` is the network's gateway", f"write another: {why}")
+            elif address in underlay_of(draft, network):
+                owner = underlay_of(draft, network)[address]
+                hint = "delete it: what the host has already, it keeps" if owner == host else "write another address"
+                yield Problem(where, f"`{address}` is the address of host `{owner}`", hint)
             elif address in seen:
                 yield Problem(where, f"`{address}` is here twice", f"write another; {describe(seen[address])} has it already")
             seen[address] = host
+
+
+def underlay_of(draft: Draft, network: NetworkModel) -> dict[IPAddress, str]:
+    """Address → host, of the hosts that are on a network's LAN already; nobody knows which are, where it has a VLAN."""
+    if not is_external(network) or getattr(network, "vlan", None):
+        return {}
+    return {host.address.ip: name for name, host in draft.hosts.items() if host.address}
 
 
 def snat_family(draft: Draft) -> Iterator[Problem]:
@@ -156,18 +172,56 @@ def subnets_within(draft: Draft) -> Iterator[Problem]:
 
 
 def subnets_between(draft: Draft) -> Iterator[Problem]:
-    """Two networks on one host would give its routing table two ways to one address."""
+    """Two networks in which one host has addresses would give its routing table two ways to the same one. Others may have
+    the same subnet: each is a layer 2 of its own."""
     told = set()
     for host, names in draft.networks_by_host():
-        written = [
-            (value, at(name, path)) for name in names for path, value in draft.networks[name].entries("subnet", "subnets")
-        ]
-        for subnet, path, other, other_path in _overlaps(written):
+        held = [name for name in names if holds(draft.networks[name], host)]
+        for subnet, path, other, other_path in _overlaps(list(_written_subnets(draft, held))):
             if path[1] != other_path[1] and (path, other_path) not in told:
                 told.add((path, other_path))
                 where = f"both are on host `{host}`" if host else "both are on this host"
                 message = f"{subnet} overlaps {other} of network `{other_path[1]}`; {where}"
-                yield Problem(path, message, "choose another subnet for one of the two")
+                hint = "choose another subnet for one of the two, or write `internal: true`: then the host has no address in it"
+                yield Problem(path, message, hint)
+
+
+def _written_subnets(draft: Draft, names: Iterable[str]) -> Iterator[tuple[IPNetwork, Path]]:
+    for name in names:
+        yield from ((value, at(name, path)) for path, value in draft.networks[name].entries("subnet", "subnets"))
+
+
+def subnets_on_one_lan(draft: Draft) -> Iterator[Problem]:
+    """Networks on one parent are one layer 2: with the same subnet, they would give the same addresses."""
+    told = set()
+    for host, names in draft.networks_by_host():
+        on_parent: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            if parent := parent_device(draft.networks[name], host):
+                on_parent[parent].append(name)
+        for parent, sharing in on_parent.items():
+            for subnet, path, other, other_path in _overlaps(list(_written_subnets(draft, sharing))):
+                if path[1] != other_path[1] and (path, other_path) not in told:
+                    told.add((path, other_path))
+                    message = f"{subnet} overlaps {other} of network `{other_path[1]}`; both are on `{parent}`"
+                    yield Problem(path, message, "make one network of the two, or give one of them a `vlan`")
+
+
+def container_subnets(draft: Draft) -> Iterator[Problem]:
+    """A container has one routing table: of two interfaces in the same subnet, one would get it all."""
+    plugs_of: dict[tuple[str, str], dict[str, Plug]] = defaultdict(dict)
+    for plug in draft.plugs:
+        if plug.network is not None:
+            plugs_of[plug.model.host, plug.model.container].setdefault(plug.model.network, plug)
+    for (host, container), plugs in plugs_of.items():
+        if len(plugs) < 2:
+            continue
+        for subnet, path, other, other_path in _overlaps(list(_written_subnets(draft, plugs))):
+            one, two = (draft.networks[str(each[1])] for each in (path, other_path))
+            told = one is two or (holds(one, host) and holds(two, host))
+            if not told and not (parent_device(one, host) and parent_device(one, host) == parent_device(two, host)):
+                message = f"`{container}` is in network `{other_path[1]}` too, whose {other} overlaps {subnet}"
+                yield Problem(plugs[str(path[1])].path, message, "choose another subnet for one of the two networks")
 
 
 def _overlaps(written: list[tuple[IPNetwork, Path]]) -> Iterator[tuple[IPNetwork, Path, IPNetwork, Path]]:
@@ -188,13 +242,16 @@ def _overlaps(written: list[tuple[IPNetwork, Path]]) -> Iterator[tuple[IPNetwork
 
 
 def subnet_against_underlay(draft: Draft) -> Iterator[Problem]:
-    """A network's subnet in the host's own: the host would look for its neighbours on our bridge."""
+    """A network's subnet in the host's own: the host would look for its neighbours on our bridge. (Not where the network is
+    that LAN itself, nor where the host has no address in it.)"""
     told = set()
     for host, names in draft.networks_by_host():
         underlay = draft.hosts[host].address if host in draft.hosts else None
         if underlay is None:
             continue
         for name in names:
+            if is_external(draft.networks[name]) or not holds(draft.networks[name], host):
+                continue
             for path, subnet in draft.networks[name].entries("subnet", "subnets"):
                 same_family = subnet.version == underlay.version
                 if same_family and (subnet.overlaps(underlay.network)) and (name, path) not in told:
@@ -255,64 +312,6 @@ def vxlan_numbers(draft: Draft) -> Iterator[Problem]:
                 yield Problem(at(name, ("vni",)), message, "give one of them another `vni`, or another `port`")
 
 
-def bridge_names(draft: Draft) -> Iterator[Problem]:
-    """What is written for a bridge is a name, and one network's alone."""
-    seen: dict[str, str] = {}
-    for name, network in draft.networks.items():
-        written = getattr(network, "bridge", None)
-        if not isinstance(written, str):
-            continue
-        try:
-            values.interface_name(written)
-        except values.Refused as error:
-            yield Problem(at(name, ("bridge",)), f"`bridge`: {error.message}", error.hint)
-        other = seen.setdefault(written, name)
-        if other != name:
-            hint = "give each network a bridge of its own, or leave the key out"
-            yield Problem(at(name, ("bridge",)), f"bridge `{written}` is that of network `{other}` too", hint)
-
-
-def bridge_ports(draft: Draft) -> Iterator[Problem]:
-    for name, network in draft.networks.items():
-        ports = dict.fromkeys(draft.hosts_of[name], 1 if network.driver == "vxlan" else 0)
-        for plug in draft.plugs_of[name]:
-            host = plug.model.host
-            if host in ports:
-                ports[host] += 1
-                if ports[host] == BRIDGE_PORTS + 1:
-                    where = f" on host `{host}`" if host else ""
-                    message = f"network `{name}` has more than {BRIDGE_PORTS:,} ports{where}, and a Linux bridge no more"
-                    yield Problem(plug.path, message, "spread the containers over several networks or hosts")
-
-
-def interface_collisions(draft: Draft) -> Iterator[Problem]:
-    """Names that we make for a host's interfaces are digests where they are long: two could be the same."""
-    for host, names in draft.networks_by_host():
-        seen: dict[str, str] = {}
-        for name, path, what in _made_interfaces(draft, host, names):
-            other = seen.setdefault(name, what)
-            if other != what:
-                message = f"the interface `{name}` would be made for {what} and for {other}"
-                yield Problem(path, message, "rename one of them")
-
-
-def _made_interfaces(draft: Draft, host: str, names: list[str]) -> Iterator[tuple[str, Path, str]]:
-    """(interface, path, what it is for), less bridges of one written name: `bridge_names` tells of those."""
-    written = set()
-    for name in names:
-        network = draft.networks[name]
-        own = getattr(network, "bridge", None)
-        if own is None or own not in written:
-            yield bridge_name(name, network), at(name, ("bridge",) if own else ()), f"network `{name}`"
-        written.add(own)
-        if network.driver == "vxlan":
-            yield naming.vxlan_ifname(name), at(name), f"the tunnel of network `{name}`"
-        for plug in draft.plugs_of[name]:
-            if plug.model.host == host:
-                made = naming.host_ifname(plug.model.container, plug.interface)
-                yield made, plug.path, f"`{plug.interface}` of container `{plug.model.container}`"
-
-
 NETWORK_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     known_hosts,
     one_spelling,
@@ -324,11 +323,10 @@ NETWORK_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     mtu_fits_ipv6,
     subnets_within,
     subnets_between,
+    subnets_on_one_lan,
+    container_subnets,
     subnet_against_underlay,
     underlay_addresses,
     vxlan_underlay,
     vxlan_numbers,
-    bridge_names,
-    bridge_ports,
-    interface_collisions,
 )

@@ -10,10 +10,17 @@ from collections.abc import Callable, Iterator
 
 from ductwork.errors import Problem
 from ductwork.site.check_attachments import ATTACHMENT_CHECKS
+from ductwork.site.check_bridges import BRIDGE_CHECKS
 from ductwork.site.check_networks import NETWORK_CHECKS
+from ductwork.site.check_nics import NIC_CHECKS
 from ductwork.site.draft import Draft
 
-CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (*NETWORK_CHECKS, *ATTACHMENT_CHECKS)
+CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
+    *NETWORK_CHECKS,
+    *BRIDGE_CHECKS,
+    *NIC_CHECKS,
+    *ATTACHMENT_CHECKS,
+)
 
 
 def find_problems(draft: Draft) -> list[Problem]:

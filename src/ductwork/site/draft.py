@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ductwork import naming
+from ductwork.drivers import on_host
 from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel
 from ductwork.site.values import special_address
+
+NIC_KEYS = ("uplink", "parent", "device")
+"""The options that name a NIC behind which there is a network of somebody else's."""
 
 
 @dataclass(slots=True)
@@ -109,7 +114,42 @@ def gateways(network: NetworkModel) -> tuple[IPAddress, ...]:
 
 def is_external(network: NetworkModel) -> bool:
     """Whether it is somebody else's LAN, reached through a NIC."""
-    return any(getattr(network, key, None) for key in ("uplink", "parent", "device"))
+    return any(getattr(network, key, None) for key in NIC_KEYS)
+
+
+def holds(network: NetworkModel, host: str) -> bool:
+    """Whether the host has an address of its own in the network, and so a way to its subnets."""
+    if gateways(network) and not is_external(network):
+        return True
+    return bool(on_host(network.host_addresses, host) or on_host(getattr(network, "host_access", {}), host))
+
+
+def vlan_device(device: str, network: NetworkModel) -> str:
+    """`device`, or the one that stands for the network's VLAN on it."""
+    vlan = getattr(network, "vlan", None)
+    return f"{device}.{vlan}" if vlan else device
+
+
+def own_device(name: str, network: NetworkModel) -> str:
+    """Where a network with a bridge has the host's own addresses."""
+    return vlan_device(bridge_name(name, network), network)
+
+
+def parent_device(network: NetworkModel, host: str) -> str:
+    """What the interfaces of a network with `parent` hang on: the NIC, or the VLAN on it; "" for other networks."""
+    nic = on_host(getattr(network, "parent", {}), host)
+    return vlan_device(nic, network) if nic else ""
+
+
+def per_host(network: NetworkModel, key: str) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """(path, host, value) of an option with one value, or one by host."""
+    for host, value in (getattr(network, key, None) or {}).items():
+        yield (key, host) if host else (key,), host, value
+
+
+def has_bridge(network: NetworkModel) -> bool:
+    """Its containers are ports of a bridge, Linux's or Open vSwitch's."""
+    return not (hasattr(network, "parent") or hasattr(network, "device"))
 
 
 def first_address(subnet: IPNetwork) -> IPAddress:

@@ -124,7 +124,10 @@ RateLimits = Annotated[
     WithJsonSchema(
         {
             "type": "object",
-            "properties": {key: {"type": "string", "pattern": "bit$"} for key in ("ingress", "egress")},
+            "properties": {
+                "ingress": {"type": "string", "pattern": "bit$", "description": "towards the container, such as 100mbit"},
+                "egress": {"type": "string", "pattern": "bit$", "description": "out of the container, such as 20mbit"},
+            },
             "additionalProperties": False,
             "minProperties": 1,
         }

@@ -34,15 +34,13 @@ SomeModel = TypeVar("SomeModel", bound=Model)
 
 DRIVERS_TO_COME = {
     "ovs": ("bridge", "uplink", "vlan", "datapath", "ovsdb"),
-    "macvlan": ("parent", "vlan", "mode", "promisc", "host_access"),
-    "ipvlan": ("parent", "vlan", "mode", "host_access"),
     "routed": ("host_subnets", "host_prefix", "bridge", "cloud"),
     "phys": ("device",),
 }
 """The contract's drivers that this version does not have, with their keys."""
 
 KEYS_TO_COME = {
-    "bridge": ("uplink", "vlan", "trunk", "native", "cloud"),
+    "bridge": ("cloud",),
     "vxlan": ("group", "cloud"),
     "attachment": (),
 }
@@ -189,7 +187,8 @@ def _problem(detail: ErrorDetails, base: Path, kind: type[Model]) -> Problem:
             return Problem(path, f"`{key}`: {detail['msg']}", str(context["hint"]))
         case "literal_error":
             options = re.findall(r"'([^']*)'", str(context["expected"]))
-            hint = f"{closest(given, options) if isinstance(given, str) else ''}write one of {listing(options)}"
+            choice = f"write one of {listing(options)}" if len(options) > 1 else f"write `{options[0]}`, or delete the key"
+            hint = f"{closest(given, options) if isinstance(given, str) else ''}{choice}"
             return Problem(path, f"`{key}` cannot be {describe(given)}", hint)
         case _:
             label = f" ({_help(owner, key)})" if _help(owner, key) else ""

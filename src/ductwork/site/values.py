@@ -225,7 +225,7 @@ def interface_name(value: object) -> str:
         hint = "no `/`, `:`, `%` or white space, and not `.` or `..`; such as `eth1`"
         raise Refused(f"{describe(word)} is no interface name", hint)
     if word == "lo":
-        raise Refused("`lo` is the container's loopback", "choose another name, such as `eth1`")
+        raise Refused("`lo` is the loopback", "choose another name, such as `eth1`")
     if word in {"all", "default"}:
         hint = "choose another name, such as `eth1`"
         raise Refused(f"`{word}` is no interface name: in /proc/sys/net it stands for all or for new ones", hint)
