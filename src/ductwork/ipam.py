@@ -42,10 +42,9 @@ def pools(network: Network, host: str) -> dict[IPNetwork, tuple[AddressRange, ..
     """Subnet → ranges that addresses left out come from, as far as the network alone tells; `reserved` comes off them.
 
     What `allocate` says for this host or for all; a subnet that it does not mention: the whole, but none where the LAN
-    beyond an uplink or a parent has a master already, nor where containers make their own (SLAAC).
+    beyond a NIC has a master already, nor where containers make their own (SLAAC).
     """
     written = network.allocate.get(host, network.allocate.get("", ()))
-    on_lan = any(_on_host(getattr(network.options, key, None), host) for key in ("uplink", "parent"))
     found: dict[IPNetwork, tuple[AddressRange, ...]] = {}
     for subnet in network.subnets:
         ranges = tuple(
@@ -53,16 +52,18 @@ def pools(network: Network, host: str) -> dict[IPNetwork, tuple[AddressRange, ..
         )
         if ranges:
             found[subnet] = ranges
-        elif not on_lan and not _is_slaac(network, subnet):
+        elif not network.external and not _is_slaac(network, subnet):
             found[subnet] = (_whole(subnet),)
     return found
 
 
 def reserved(network: Network, site: Site) -> set[IPAddress]:
-    """Every address that the file names: gateways, the hosts' own, next hops, and those written for attachments."""
+    """Every address that the file names: gateways, the hosts' own, next hops, and those written for attachments. A driver's
+    option of addresses by host, `host_access`, is the hosts' own too."""
     taken = set(network.gateways)
     for addresses in network.host_addresses.values():
         taken.update(addresses)
+    taken.update(getattr(network.options, "host_access", {}).values())
     taken.update(host.address.ip for host in site.hosts.values() if host.address)
     if network.nat.snat_to:
         taken.add(network.nat.snat_to)
@@ -176,11 +177,6 @@ def _never_a_hosts(subnet: IPNetwork) -> tuple[IPAddress, ...]:
 
 def _is_slaac(network: Network, subnet: IPNetwork) -> bool:
     return subnet.version == 6 and network.ipv6 == "slaac"
-
-
-def _on_host(value: object, host: str) -> object:
-    """An option's value on a host: it may be a map with one per host (`drivers.PerHost`)."""
-    return value.get(host) or value.get("") if isinstance(value, Mapping) else value
 
 
 def _who(attachment: Attachment) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -11,18 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ductwork.drivers import PerHost, PerHostAddress, macvlan
 from ductwork.errors import AllocationError
 from ductwork.ipam import Assignment, Holder, LeaseChange, assign, pools
 from ductwork.resources import IPAddress
 from ductwork.site.model import AddressRange, Attachment, Host, Nat, Network, Site, StaticRoute
 
 Stored = dict[str, dict[Holder, tuple[IPAddress, ...]]]
-
-
-@dataclass(frozen=True, slots=True)
-class LanOptions:
-    uplink: Any = None
-    parent: Any = None
 
 
 def network(*subnets: str, name: str = "pods", gateways: tuple[str, ...] = (), **other: Any) -> Network:
@@ -152,11 +147,8 @@ def test_overlapping_ranges_give_each_address_once() -> None:
     assert sorted(a[0] for a in texts(assign(it, "", {})).values()) == ["10.1.1.5/24", "10.1.1.6/24", "10.1.1.7/24"]
 
 
-@pytest.mark.parametrize(
-    "options", [LanOptions(uplink="eth0"), LanOptions(parent={"": "eth0"}), LanOptions(uplink={"": "eth0"})]
-)
-def test_on_a_lan_nothing_is_allocated_unasked(options: LanOptions) -> None:
-    lan = network("192.168.1.0/24", options=options)
+def test_on_a_lan_nothing_is_allocated_unasked() -> None:
+    lan = network("192.168.1.0/24", external=True)
     with pytest.raises(AllocationError, match="not ours") as caught:
         assign(site([lan], attachment("web")), "", {})
     assert "allocate" in caught.value.hint
@@ -164,22 +156,27 @@ def test_on_a_lan_nothing_is_allocated_unasked(options: LanOptions) -> None:
     assert texts(assign(site([given_range], attachment("web")), "", {})) == {"web": ["192.168.1.200/24"]}
 
 
-@pytest.mark.parametrize("uplink", [{"": "eth0", "beta": "eth1"}, {"alpha": "eth0"}])
-def test_an_uplink_of_this_host_or_of_all_is_a_lan(uplink: dict[str, str]) -> None:
-    lan = network("192.168.1.0/24", options=LanOptions(uplink=uplink))
+def test_on_a_lan_each_subnet_is_asked_for() -> None:
+    lan = network("192.168.1.0/24", "fd00::/64", external=True, allocate={"alpha": (span("fd00::8", "fd00::9"),)})
+    assert texts(assign(site([lan], attachment("web", host="alpha")), "alpha", {})) == {"web": ["fd00::8/64"]}
     with pytest.raises(AllocationError, match="not ours"):
-        assign(site([lan], attachment("web", host="alpha")), "alpha", {})
+        assign(site([lan], attachment("web", host="beta")), "beta", {})
 
 
-def test_an_uplink_of_another_host_does_not_matter_here() -> None:
-    lan = network("192.168.1.0/24", options=LanOptions(uplink={"beta": "eth0"}))
-    assert texts(assign(site([lan], attachment("web", host="alpha")), "alpha", {})) == {"web": ["192.168.1.1/24"]}
+def test_the_hosts_own_interfaces_keep_their_addresses() -> None:
+    options = macvlan.Options(
+        parent=PerHost({"": "eth1"}),
+        host_access=PerHostAddress({"alpha": ip_address("192.168.1.4"), "beta": ip_address("192.168.1.5")}),
+    )
+    ranges = {"alpha": (span("192.168.1.4", "192.168.1.6"),)}
+    lan = network("192.168.1.0/24", external=True, allocate=ranges, options=options)
+    assert texts(assign(site([lan], attachment("web", host="alpha")), "alpha", {})) == {"web": ["192.168.1.6/24"]}
 
 
 def test_slaac_is_left_to_the_container() -> None:
     pods = network("10.1.1.0/24", "fd00::/64", ipv6="slaac")
     assert texts(assign(site([pods], attachment("web")), "", {})) == {"web": ["10.1.1.1/24"]}
-    alone = network("fd00::/64", ipv6="slaac", options=LanOptions(parent="eth0"))
+    alone = network("fd00::/64", ipv6="slaac", external=True)
     assert texts(assign(site([alone], attachment("web")), "", {})) == {"web": []}
 
 
