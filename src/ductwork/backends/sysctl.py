@@ -1,19 +1,28 @@
-"""Kernel parameters below /proc/sys, written as files.
+"""Kernel parameters below /proc/sys, written as files, and one that is there in name alone: `link/NAME/promisc`.
 
 Invariant: nothing is read that was not asked for. /proc/sys/net shows the namespace of the thread that opens it, so a thread
-that has done setns reads and writes that of its container.
+that has done setns reads and writes that of its container; so does a socket.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import socket
+import struct
 from collections.abc import Callable, Iterable, Sequence
 
+from ductwork.backends.netlink.wire import Message, NetlinkSocket
 from ductwork.resources import Delete, Operation, Outcome, Resource, Sysctl
+from ductwork.resources.sysctl import promiscuous_link
 
 ROOT = "/proc/sys"
 _LONGEST = 4096
 """Octets: no parameter of the network is longer than a page."""
+_RTM_SETLINK = 19
+_SIOCGIFFLAGS = 0x8913
+_IFF_PROMISC = 0x100
 
 
 class SysctlBackend:
@@ -57,6 +66,8 @@ class SysctlBackend:
 
 
 def _read(path: str) -> str:
+    if link := promiscuous_link(path):
+        return _promiscuity(link)
     fd = os.open(_file(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, _LONGEST).decode().strip()
@@ -64,13 +75,37 @@ def _read(path: str) -> str:
         os.close(fd)
 
 
+def _promiscuity(link: str) -> str:
+    """The flag that `ip link` sets, which is one, whoever set it; what sockets ask for is counted besides (dev_get_flags)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, struct.pack("16sH22x", os.fsencode(link), 0))
+    flags: int = struct.unpack_from("16xH", answer)[0]
+    return "1" if flags & _IFF_PROMISC else "0"
+
+
 def _write(path: str, value: str) -> None:
     """One write: the kernel takes a value whole or not at all. By system calls, since attaching waits for three of them."""
+    if link := promiscuous_link(path):
+        _set_promiscuity(link, value == "1")
+        return
     fd = os.open(_file(path), os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
     finally:
         os.close(fd)
+
+
+def _set_promiscuity(link: str, on: bool) -> None:
+    """With a mask, so that no other flag is touched; by its index: one that is gone has not come back under its name."""
+    try:
+        index = socket.if_nametoindex(link)
+    except OSError:
+        raise OSError(errno.ENODEV, link) from None
+    body = struct.pack("=BxHiII", 0, 0, index, _IFF_PROMISC if on else 0, _IFF_PROMISC)
+    with NetlinkSocket() as route:
+        (answer,) = route.execute([Message(_RTM_SETLINK, 0, body)])
+    if answer.code:
+        raise OSError(answer.code, str(answer))
 
 
 def _file(path: str) -> str:

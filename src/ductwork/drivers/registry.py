@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ductwork.drivers import Driver
 from ductwork.drivers.bridge import BridgeDriver
+from ductwork.drivers.ipvlan import IpvlanDriver
+from ductwork.drivers.macvlan import MacvlanDriver
 from ductwork.drivers.vxlan import VxlanDriver
 
-_ALL: tuple[Driver, ...] = (BridgeDriver(), VxlanDriver())
+_ALL: tuple[Driver, ...] = (BridgeDriver(), MacvlanDriver(), IpvlanDriver(), VxlanDriver())
 
 DRIVERS = {driver.name: driver for driver in _ALL}
 
