@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from ductwork.drivers import on_host
+from ductwork.drivers.inside import LAYER_3
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site import values
@@ -141,7 +142,7 @@ def gateway_fits(draft: Draft) -> Iterator[Problem]:
         if network is None or gateway is None or gateway is False:
             continue
         if gateway is True:
-            if not gateways(network):
+            if not gateways(network) and getattr(network, "mode", None) not in LAYER_3:
                 message = f"network `{plug.model.network}` has no gateway: it {_why_no_gateway(network)}"
                 yield Problem(path, message, "delete the key, or write an address of the network")
         elif not subnets(network):
