@@ -58,11 +58,19 @@ def test_what_was_meant(text: str, advice: str) -> None:
     assert any(advice in problem for problem in problems_of(text))
 
 
-@pytest.mark.parametrize(("driver", "most"), [("bridge", 1023), ("vxlan", 1022)])
-def test_a_bridge_has_1023_ports(driver: str, most: int) -> None:
-    head = "hosts: {alpha: {address: 10.99.0.1}}\nnetworks: {a: {driver: %s%s}}\nattachments:\n"
-    head %= (driver, ", vni: 4" if driver == "vxlan" else "")
-    lines = [f"  - {{container: c{number}, host: alpha, network: a}}\n" for number in range(most + 1)]
+@pytest.mark.parametrize(
+    ("networks", "most"),
+    [
+        ("{a: {driver: bridge}}", 1023),
+        ("{a: {driver: vxlan, vni: 4}}", 1022),
+        ("{a: {driver: bridge, uplink: eth1}}", 1022),
+        ("{a: {driver: bridge, bridge: br0, uplink: eth1}, b: {driver: bridge, bridge: br0, uplink: eth1, vlan: 7}}", 1022),
+    ],
+)
+def test_a_bridge_has_1023_ports(networks: str, most: int) -> None:
+    head = f"hosts: {{alpha: {{address: 10.99.0.1}}}}\nnetworks: {networks}\nattachments:\n"
+    names = "ab" if "b: {" in networks else "a"
+    lines = [f"  - {{container: c{n}, host: alpha, network: {names[n % len(names)]}}}\n" for n in range(most + 1)]
     load_text(head + "".join(lines[:-1]))
     with pytest.raises(SiteError) as caught:
         load_text(head + "".join(lines))
@@ -176,6 +184,9 @@ attachments:
   - {container: two, network: a}
   - {container: one, network: b}
 """,
+        # a parent has no ports
+        "networks: {a: {driver: macvlan, parent: eth1}}\nattachments:\n"
+        + "".join(f"- {{container: c{number}, network: a}}\n" for number in range(1100)),
         # lists left empty, and what is not in this version said not to be wanted
         "routers: []\nports: []\nattachments:\nhosts:\nnetworks: {a: {driver: bridge, isolated: false}}",
     ],

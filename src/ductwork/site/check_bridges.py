@@ -20,7 +20,7 @@ BRIDGE_PORTS = 1023
 LINUX_BRIDGES = {"bridge", "vxlan"}
 
 ONE_FOR_ALL = {
-    "bridge": ("trunk", "native", "mtu"),
+    "bridge": ("trunk", "native"),
     "ovs": ("datapath", "ovsdb"),
 }
 """Keys of which a bridge has one value, whoever of its networks says it."""
@@ -49,6 +49,11 @@ def shared_bridges(draft: Draft) -> Iterator[Problem]:
             if draft.networks[name].driver != driver:
                 message = f"bridge `{bridge}` is that of network `{names[0]}` too, and made by the driver `{driver}`"
                 yield Problem(at(name, ("bridge",)), message, "choose another name")
+        if not all(getattr(draft.networks[name], "bridge", None) for name in alike):
+            for name in alike[1:]:
+                message = f"bridge `{bridge}` is that of network `{names[0]}` too, or made for it"
+                yield Problem(at(name, ("bridge",)), message, "write `bridge:` in both, the same name or two")
+            continue
         seen: dict[int | None, str] = {}
         for name in alike:
             vlan = getattr(draft.networks[name], "vlan", None)
@@ -151,24 +156,22 @@ def vlan_names(draft: Draft) -> Iterator[Problem]:
 
 
 def bridge_ports(draft: Draft) -> Iterator[Problem]:
-    ports: dict[tuple[str, str], int] = defaultdict(int)
-    full = [name for name, network in draft.networks.items() if network.driver in LINUX_BRIDGES]
-    for name in full:
-        network = draft.networks[name]
-        bridge = bridge_name(name, network)
+    networks = {name: network for name, network in draft.networks.items() if network.driver in LINUX_BRIDGES}
+    bridges = {name: bridge_name(name, network) for name, network in networks.items()}
+    ports: dict[tuple[str, str], int] = {}
+    for name, network in networks.items():
         for host in draft.hosts_of[name]:
-            tunnel_or_nic = network.driver == "vxlan" or (_uplink(network, host) and (host, bridge) not in ports)
-            ports[host, bridge] += bool(tunnel_or_nic)
-    for name in full:
-        bridge = bridge_name(name, draft.networks[name])
-        for plug in draft.plugs_of[name]:
-            where = (plug.model.host, bridge)
-            if where in ports:
-                ports[where] += 1
-                if ports[where] == BRIDGE_PORTS + 1:
-                    on = f" on host `{plug.model.host}`" if plug.model.host else ""
-                    message = f"the bridge of network `{name}` has more than {BRIDGE_PORTS:,} ports{on}, and can have no more"
-                    yield Problem(plug.path, message, "spread the containers over several bridges or hosts")
+            has_nic = network.driver == "vxlan" or _uplink(network, host)
+            ports.setdefault((host, bridges[name]), 1 if has_nic else 0)
+    for plug in draft.plugs:
+        name, host = plug.model.network, plug.model.host
+        where = (host, bridges.get(name, ""))
+        if where in ports:
+            ports[where] += 1
+            if ports[where] == BRIDGE_PORTS + 1:
+                on = f" on host `{host}`" if host else ""
+                message = f"the bridge of network `{name}` has more than {BRIDGE_PORTS:,} ports{on}, and can have no more"
+                yield Problem(plug.path, message, "spread the containers over several bridges or hosts")
 
 
 def interface_collisions(draft: Draft) -> Iterator[Problem]:

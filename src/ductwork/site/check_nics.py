@@ -217,9 +217,12 @@ def _access_address(
 
 def macs_of_parents(draft: Draft) -> Iterator[Problem]:
     for plug in draft.plugs:
-        if plug.network is not None and plug.network.driver == "ipvlan" and plug.model.mac:
-            message = "`mac` in an ipvlan network: its interfaces have the MAC of their parent"
-            yield Problem((*plug.path, "mac"), message, "delete it, or use `driver: macvlan`", on_key=True)
+        if plug.network is None or not plug.model.mac:
+            continue
+        what = "an ipvlan network" if plug.network.driver == "ipvlan" else "a network of the mode `passthru`"
+        if plug.network.driver == "ipvlan" or getattr(plug.network, "mode", None) == "passthru":
+            message = f"`mac` in {what}, whose interfaces have the MAC of their parent"
+            yield Problem((*plug.path, "mac"), message, "delete it, or use `driver: macvlan` in another mode", on_key=True)
 
 
 def lan_addresses(draft: Draft) -> Iterator[Problem]:
