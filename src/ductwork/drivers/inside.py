@@ -89,7 +89,7 @@ def _ways_out(attachment: Attachment, view: View) -> dict[int, IPAddress | None]
     network = view.site.networks[attachment.network]
     versions = {address.version for address in view.addresses.get(attachment.id, ())}
     if not has_layer_2(network):
-        return {} if network.internal else dict.fromkeys(sorted(versions))
+        return dict.fromkeys(sorted(versions))
     asked = attachment.gateway
     offered = network.gateways if asked is None or asked is True else (asked,)
     return {gateway.version: gateway for gateway in reversed(offered) if gateway.version in versions}

@@ -29,7 +29,7 @@ from ductwork.resources import (
     Sysctl,
     VlanSpec,
 )
-from ductwork.services.parent import PASSTHRU, Parent, device_of, find_parent, refuse_mtu, refuse_neighbours
+from ductwork.services.parent import PASSTHRU, WITH_ARTICLE, Parent, device_of, find_parent, refuse_mtu, refuse_neighbours
 from ductwork.site.model import Attachment, Network, Rate, Site
 
 VLAN_LIMITS = {"ge": 1, "le": 4094}
@@ -66,10 +66,10 @@ def problems(network: Network, site: Site) -> Iterator[Problem]:
     kind = network.driver
     if network.isolated:
         instead = "`mode: private` keeps those of one host apart" if kind == "macvlan" else "use `driver: bridge` with `uplink`"
-        message = f"`isolated`: a {kind} network cannot keep its containers from each other"
+        message = f"`isolated`: {WITH_ARTICLE[kind]} network cannot keep its containers from each other"
         yield Problem(("isolated",), message, instead, on_key=True)
     if any(plug.rate != Rate() for plug in plugs_of(network, site)):
-        message = f"an attachment has a `rate`, which nothing on the host can hold it to in a {kind} network"
+        message = f"an attachment has a `rate`, which nothing on the host can hold it to in {WITH_ARTICLE[kind]} network"
         yield Problem(("driver",), message, "delete `rate`, or use `driver: bridge` with `uplink`")
 
 

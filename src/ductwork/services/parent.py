@@ -13,6 +13,7 @@ from ductwork.errors import ConflictError, DuctworkError
 from ductwork.resources import IpvlanSpec, Link, MacvlanSpec, NicFacts, VlanSpec
 
 PASSTHRU = "passthru"
+WITH_ARTICLE = {"macvlan": "a macvlan", "ipvlan": "an ipvlan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ def find_parent(nic: str, vid: int, network: str, view: View) -> Parent:
         hint = f"`ip link` shows the NICs; correct `parent` of network {network}"
         raise DuctworkError(f"network {network}: there is no NIC {nic} here to be its parent", hint)
     if isinstance(link.spec, MacvlanSpec | IpvlanSpec):
-        message = f"network {network}: {nic}, its parent, is a {link.kind}, and Linux would take what that is on instead"
+        message = (
+            f"network {network}: {nic}, its parent, is {WITH_ARTICLE[link.kind]}, and Linux would take what that is on instead"
+        )
         raise DuctworkError(message, f"write `parent: {link.spec.parent}`")
     _refuse_down(link, network)
     present = _sub_interface(nic, vid, network, view) if vid else link
@@ -104,7 +107,7 @@ def refuse_neighbours(kind: str, mode: str, parent: Parent, network: str, view: 
             continue
         if other.owner is not None and other.owner.site == view.site.name:
             continue
-        message = f"network {network}: {other.name} is a {other.kind} on {parent.name}"
+        message = f"network {network}: {other.name} is {WITH_ARTICLE[other.kind]} on {parent.name}"
         if other.kind != kind:
             hint = f"use `driver: {other.kind}`, another parent, or a `vlan`"
             raise ConflictError(f"{message}, and a device carries either macvlan or ipvlan: nothing was touched", hint)
