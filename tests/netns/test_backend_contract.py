@@ -15,6 +15,7 @@ from ductwork import netns as namespaces
 from ductwork.backends.fake import FakeBackend, FakeKernel
 from ductwork.backends.netlink import backend as netlink
 from ductwork.backends.netlink.backend import NetlinkBackend
+from ductwork.backends.netlink.decode_link import GROUP_BASE
 from ductwork.ownership import ContainerReading, settle
 from ductwork.resources import (
     FLOOD_MAC,
@@ -316,7 +317,7 @@ def test_a_foreign_link_in_the_same_group_is_spared(real: Real, monkeypatch: pyt
     bridges = [replace(BRIDGE, name=f"dw-{n}", mac=f"02:00:00:00:01:{n:02x}") for n in range(4)]
     assert not any(real.do(*map(Create, bridges)))
     sh(real.host, "ip", "link", "add", "name", "theirs", "type", "bridge")
-    sh(real.host, "ip", "link", "set", "dev", "theirs", "group", str(netlink._INDEX_BASE + 7))
+    sh(real.host, "ip", "link", "set", "dev", "theirs", "group", str(GROUP_BASE + 7))
     found = read(real)
     monkeypatch.setattr(netlink.secrets, "randbelow", lambda _: 7)
     assert not any(real.do(*(Delete(found[bridge.key]) for bridge in bridges)))

@@ -50,7 +50,8 @@ class Key(NamedTuple):
 
 class Owner(NamedTuple):
     """Whose a resource is: the site, the origin (`site`, `attach`, …: contract 1.8), the network and, of an attachment,
-    its container and interface; `cookie` is that of the container's network namespace, 0 elsewhere."""
+    its container and interface; `cookie` is that of the container's network namespace, 0 elsewhere; `device`: of a NIC that
+    has moved into the container, its name on the host."""
 
     site: str
     origin: str = "site"
@@ -58,11 +59,13 @@ class Owner(NamedTuple):
     container: str = ""
     interface: str = ""
     cookie: int = 0
+    device: str = ""
 
     def alias(self, ifname: str, kind: str) -> str:
         """The mark as an interface alias (IFALIASZ: 255 characters); it ends in a digest that binds it to name and kind,
         so that an alias copied to another link is no mark."""
         text = f"ductwork:{self.site}/{self.origin}/{self.network}/{self.container}/{self.interface}/{self.cookie}"
+        text += f"/{self.device}" if self.device else ""
         return f"{text}#{_digest(text, ifname, kind)}"
 
     @classmethod
@@ -72,10 +75,10 @@ class Owner(NamedTuple):
             return None
         text, _, digest = alias.rpartition("#")
         parts = text.removeprefix("ductwork:").split("/")
-        if len(parts) != 6 or not parts[5].isdigit() or digest != _digest(text, ifname, kind):
+        if len(parts) not in (6, 7) or not parts[5].isdigit() or digest != _digest(text, ifname, kind):
             return None
-        site, origin, network, container, interface, cookie = parts
-        return cls(site, origin, network, container, interface, int(cookie))
+        site, origin, network, container, interface, cookie, *device = parts
+        return cls(site, origin, network, container, interface, int(cookie), *device)
 
     def comment(self) -> str:
         """The mark of what belongs to a network as a whole, as an nftables comment (at most 128 characters)."""

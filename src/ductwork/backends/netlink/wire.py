@@ -87,15 +87,26 @@ def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     return found
 
 
+def each(data: bytes, wanted: int, start: int) -> Iterator[bytes]:
+    """The payloads of all attributes of one type from `start`, where they are an array."""
+    while start + 4 <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, start)
+        if length < 4:
+            break
+        if kind & _NLA_TYPE == wanted:
+            yield data[start + 4 : start + length]
+        start += (length + 3) & ~3
+
+
 def string(payload: bytes) -> str:
     return payload.rstrip(b"\0").decode(errors="replace")
 
 
 class NetlinkSocket:
-    """A NETLINK_ROUTE socket of the namespace of the thread that opens it."""
+    """A socket of the namespace of the thread that opens it: NETLINK_ROUTE's, unless another protocol is named."""
 
-    def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, protocol: int = 0) -> None:
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self.socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         self.socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self.socket.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
