@@ -22,6 +22,7 @@ from ductwork.planner import plan
 from ductwork.resources import HOST, Address, Key, Link, NftTable, Operation, Resource, Route, Sysctl, state
 from ductwork.resources.base import SHARED
 from ductwork.resources.route import ANYWHERE, BOOT_PROTOCOL
+from ductwork.resources.sysctl import promisc_path
 from ductwork.services.nat import sysctl_paths
 from ductwork.services.ruleset import bridge_table, inet_table
 from ductwork.site.load import load_site
@@ -56,6 +57,7 @@ def operations(site: Site, host: str) -> tuple[Operation, ...]:
     cookies = {name: 100 + number for number, name in enumerate(dict.fromkeys(a.container for a in site.on(host)))}
     families = frozenset({"ip", "ip6"})
     values = dict.fromkeys(sysctl_paths(desire.facts(observed, cookies, {}, families)), "0")
+    values |= dict.fromkeys((promisc_path("eth0"), "net/ipv4/conf/eth0/arp_ignore"), "0")
     observed |= state([Sysctl(HOST, path, value) for path, value in values.items()])
     assignment = ipam.assign(site, host, {name: {} for name in site.networks})
     sight = desire.view(site, host, "machine", desire.facts(observed, cookies, values, families), assignment.addresses)

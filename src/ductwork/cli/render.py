@@ -17,7 +17,9 @@ from ductwork.resources import (
     Delete,
     FdbEntry,
     IptablesRule,
+    IpvlanSpec,
     Link,
+    MacvlanSpec,
     Neighbour,
     NftElement,
     NftTable,
@@ -29,10 +31,12 @@ from ductwork.resources import (
     Sysctl,
     Update,
     VethSpec,
+    VlanSpec,
     VxlanSpec,
     key_of,
 )
 from ductwork.resources.base import led_in
+from ductwork.resources.sysctl import promiscuous_link
 
 if TYPE_CHECKING:
     from ductwork.reconciler import Preview
@@ -76,6 +80,11 @@ def described(resource: Resource) -> str:
         case Link(spec=VxlanSpec() as spec):
             through = f" through {spec.underlay}" if spec.underlay else ""
             return f"link {resource.name}: vxlan {spec.vni} from {spec.local}{through}, mtu {resource.mtu_bytes}"
+        case Link(spec=VlanSpec() as spec):
+            return f"link {resource.name}: vlan {spec.vid} of {spec.parent}, mtu {resource.mtu_bytes}"
+        case Link(spec=MacvlanSpec() | IpvlanSpec() as spec):
+            what = f"{resource.kind} on {spec.parent} ({spec.mode}) {resource.mac}"
+            return f"link {resource.name}: {what}, mtu {resource.mtu_bytes}"
         case Link():
             return f"link {resource.name}: {resource.kind or 'nic'} {resource.mac}, mtu {resource.mtu_bytes}"
         case Port():
@@ -93,6 +102,8 @@ def described(resource: Resource) -> str:
             return f"flooding on {resource.link} to {resource.peer_vtep}"
         case FdbEntry():
             return f"mac {resource.mac} on {resource.link} is behind {resource.peer_vtep}"
+        case Sysctl(path=path) if link := promiscuous_link(path):
+            return f"promiscuity of {link} = {resource.value}"
         case Sysctl():
             return f"sysctl {resource.path} = {resource.value}"
         case NftTable():
