@@ -5,7 +5,7 @@ link of the host whose mark names this container and its namespace's cookie. One
 ours if its mark names them and the device that it is on is the host's. A mark inside a container proves nothing else, but for
 a NIC that was the host's: its mark is all there is, and it proves that much only that a container which forges one can have
 a link of its own taken away. An address or a route in a container is ours if it carries our protocol number and is on a
-link of ours.
+link of ours; a route of the host's to such an address is whose the address is.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def settle(host: Iterable[Resource], containers: Mapping[str, ContainerReading])
             peer = links.peers.get(index)
             spec = VethSpec(link.owner.container, peer.name, peer.mac) if peer else VethSpec(link.owner.container, "")
             state[link.key] = replace(link, spec=spec)
+    _settle_ways(state)
     return state
 
 
@@ -107,6 +108,19 @@ def _settle_device(switch: Resource, state: dict[Key, Resource]) -> Iterable[tup
     if isinstance(device, Link):
         state[device.key] = replace(device, kind="ovs", spec=OvsSpec(), owner=switch.owner)
     return [(name, switch.owner)] if switch.owner else []
+
+
+def _settle_ways(state: dict[Key, Resource]) -> None:
+    """A way of the host's to one container of a network (`host_access`) is that attachment's: it goes with it."""
+    ways = [r for r in state.values() if isinstance(r, Route) and r.netns == HOST and r.owner and r.is_to_one]
+    if not ways:
+        return
+    inside = [r for r in state.values() if isinstance(r, Address) and r.netns != HOST and r.owner]
+    holders = {(r.owner.site, r.owner.network, r.address): r.owner for r in inside if r.owner}
+    for way in ways:
+        assert way.owner
+        owner = holders.get((way.owner.site, way.owner.network, way.to.network_address), way.owner)
+        state[way.key] = replace(way, owner=owner)
 
 
 def _settle_container(name: str, reading: ContainerReading, links: _HostLinks, state: dict[Key, Resource]) -> None:

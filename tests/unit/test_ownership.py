@@ -98,3 +98,14 @@ def test_on_the_host_our_number_on_a_foreign_link_is_nobodys() -> None:
         Route(HOST, ip_network("10.8.0.0/24"), "eth0", owner=NOBODY),
     )
     assert {resource.owner for resource in settled(host=claimed).values()} == {None}
+
+
+def test_the_hosts_way_to_a_container_is_its_attachments() -> None:
+    """And one that leads to nobody, or to another network's, is its link's."""
+    network = Owner("office", "site", "pods")
+    way = Route(HOST, ip_network("10.0.0.2/32"), "dw-pods", owner=network)
+    elsewhere = replace(way, owner=Owner("office", "site", "other"), metric=1)
+    nobodys = replace(way, to=ip_network("10.0.0.9/32"))
+    wide = replace(way, to=ip_network("10.0.0.2/31"))
+    found = settled(INNER, address("eth1"), host=(OUTER, way, elsewhere, nobodys, wide))
+    assert [found[r.key].owner for r in (way, elsewhere, nobodys, wide)] == [OWNER, elsewhere.owner, network, network]

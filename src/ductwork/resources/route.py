@@ -82,6 +82,11 @@ class Route:
         return self.to.prefixlen == 0
 
     @property
+    def is_to_one(self) -> bool:
+        """Whether it leads to one address alone."""
+        return self.to.prefixlen == self.to.max_prefixlen
+
+    @property
     def is_parked(self) -> bool:
         return self.is_default and self.protocol == PROTOCOL and self.metric >= PARKED_METRIC
 
