@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ductwork import netns
 from ductwork.backends.netlink.backend import NetlinkBackend
@@ -23,6 +24,9 @@ from ductwork.resources import Backend, NicFacts
 from ductwork.runtimes import Runtime
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from ductwork.backends.nftables import NftablesBackend
 
 STATE_DIRECTORY = Path("/var/lib/ductwork")
 
@@ -49,17 +53,20 @@ def build_engine(
     visitor = netns.Visitor()
     store = SqliteStore(store_path or state_directory / _store_name())
     netlinks: list[NetlinkBackend] = []
+    nft = _nftables(gate)
 
     def system(open_netns: Callable[[str], int]) -> System:
         netlinks.append(NetlinkBackend(open_netns, gate))
         families = frozenset(f for f, program in (("ip", "iptables"), ("ip6", "ip6tables")) if shutil.which(program))
         machine = _Machine(netlinks[0], visitor)
-        return System(netlinks[0], SysctlBackend(gate), _filters(gate), families, visitor, netns.cookie, machine)
+        filters = nft, _iptables(gate)
+        return System(netlinks[0], SysctlBackend(gate), filters, nft, families, visitor, netns.cookie, machine)
 
     reconciler = Reconciler(system, Resolver(runtimes or default_runtimes()), Journal(netns.cookie(), run_directory))
 
     def close() -> None:
         netlinks[0].close()
+        nft.close()
         visitor.close()
         store.close()
 
@@ -98,11 +105,16 @@ def default_runtimes() -> Runtimes:
     return {"netns": _netns_runtime, "pid": _pid_runtime, "docker": _docker_runtime}
 
 
-def _filters(gate: Callable[[str], None]) -> tuple[Backend, ...]:
-    from ductwork.backends.iptables import IptablesBackend
+def _nftables(gate: Callable[[str], None]) -> NftablesBackend:
     from ductwork.backends.nftables import NftablesBackend
 
-    return NftablesBackend(gate), IptablesBackend(gate)
+    return NftablesBackend(gate)
+
+
+def _iptables(gate: Callable[[str], None]) -> Backend:
+    from ductwork.backends.iptables import IptablesBackend
+
+    return IptablesBackend(gate)
 
 
 def _netns_runtime() -> Runtime:

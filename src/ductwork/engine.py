@@ -269,11 +269,20 @@ class Engine:
                 "`ductwork ps` shows what is attached; what a site file attaches goes when the file no longer says so",
             )
         for name in chosen:
-            owner = Owner(known.site, "attach", known.network.name, container, name)
-            report = self._reconciler.carry_out(Detach(owner, frozenset({known.bridge, host_ifname(container, name)})))
+            report = self._reconciler.carry_out(self._detachment(container, name, known))
             self._store.lease(known.site, known.network.name, (known.host, container, name), ())
             self._store.remember(_ATTACHMENTS, f"{container}/{name}", None)
         return report
+
+    def _detachment(self, container: str, interface: str, known: _KnownNetwork) -> Detach:
+        remembered = self._store.remembered(_ATTACHMENTS).get(f"{container}/{interface}")
+        made = mac_address(known.host or self._machine, container, interface)
+        return Detach(
+            Owner(known.site, "attach", known.network.name, container, interface),
+            frozenset({known.bridge, host_ifname(container, interface)}),
+            serial.decode(remembered["attachment"]).mac if remembered else made,
+            self._store.leases(known.site, known.network.name).get((known.host, container, interface), ()),
+        )
 
     def _marked(self, container: str, known: _KnownNetwork) -> list[str]:
         """The interfaces that the kernel's marks tell of, where the store has lost them."""

@@ -16,7 +16,7 @@ from ductwork.naming import host_ifname
 from ductwork.relocation import facts_after
 from ductwork.resources import HOST, IPAddress, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, Route, State
 from ductwork.resources.base import SHARED
-from ductwork.services import ruleset
+from ductwork.services import antispoof, ruleset
 from ductwork.site.model import Site
 
 
@@ -44,7 +44,8 @@ class Observation:
 class Goal(Protocol):
     """`title`: for the journal. `links`: the host's links to look at, None for all that there is. `needs`: under which name
     the goal's needs of foreign sysctls are kept, "" if it has none; "*" stands for everybody's. `nics`: those that it is about.
-    `vigilance`: how much to look out for others who have its addresses."""
+    `vigilance`: how much to look out for others who have its addresses. `elements`: where `links` is given, the elements of the
+    packet filter to look for; elsewhere all are read."""
 
     @property
     def title(self) -> str: ...
@@ -57,6 +58,7 @@ class Goal(Protocol):
     @property
     def vigilance(self) -> Vigilance: ...
     def containers(self, host: Iterable[Resource]) -> list[str]: ...
+    def elements(self, state: State) -> Iterable[NftElement]: ...
     def desired(self, observation: Observation) -> dict[Key, Resource]: ...
     def mine(self, resource: Resource, observed: State) -> bool: ...
 
@@ -67,12 +69,25 @@ def owners_of(host: Iterable[Resource], site: str | None, origin: str | None) ->
     return [o.container for o in owners if site in (None, o.site) and origin in (None, o.origin)]
 
 
-def _owned(owner: Owner | None, site: str, origin: str, observed: State) -> bool:
+def _owned(resource: Resource, site: str, origin: str, observed: State) -> bool:
+    owner = resource.owner
     if owner is None:
         return False
     if owner == SHARED:
         return not _others_forward(site, observed)
+    if isinstance(resource, NftElement) and owner.site == site and antispoof.is_orphan(resource, observed):
+        return True  # of a container that was attached by hand, and has died
     return (owner.site, owner.origin) == (site, origin) or not owner.site
+
+
+def _of_attachment(resource: Resource, owner: Owner) -> bool:
+    """Whether it is part of the attachment that has this mark."""
+    if resource.owner is None:
+        return False
+    if isinstance(resource, NftElement):
+        port = host_ifname(owner.container, owner.interface)
+        return resource.owner[:3] == owner[:3] and antispoof.is_of_a_port(resource) and resource.parts[0] == port
+    return resource.owner[:5] == owner[:5]
 
 
 def _others_forward(site: str, observed: State) -> bool:
@@ -109,6 +124,9 @@ class ApplySite:
         wanted = [attachment.container for attachment in self.site.on(self.host)]
         return list(dict.fromkeys(wanted + owners_of(host, self.site.name, "site")))
 
+    def elements(self, state: State) -> Iterable[NftElement]:
+        return ()
+
     def view(self, facts: Facts) -> View:
         """The host as it will be when its NICs are where the site wants them."""
         wanted = desire.uplinks(self.site, self.host)
@@ -120,7 +138,7 @@ class ApplySite:
         return desire.desired_on_host(self.view(observation.facts))
 
     def mine(self, resource: Resource, observed: State) -> bool:
-        return _owned(resource.owner, self.site.name, "site", observed)
+        return _owned(resource, self.site.name, "site", observed)
 
 
 def _site_of(link: Link | None) -> str | None:
@@ -147,13 +165,16 @@ class DestroySite:
     def containers(self, host: Iterable[Resource]) -> list[str]:
         return list(dict.fromkeys(owners_of(host, self.site, "site" if self.site else None)))
 
+    def elements(self, state: State) -> Iterable[NftElement]:
+        return ()
+
     def desired(self, observation: Observation) -> dict[Key, Resource]:
         return {}
 
     def mine(self, resource: Resource, observed: State) -> bool:
         if self.site is None:
             return resource.owner is not None
-        return _owned(resource.owner, self.site, "site", observed)
+        return _owned(resource, self.site, "site", observed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,22 +213,29 @@ class Attach:
         sight = desire.view(self.site, self.host, self.machine, observation.facts, self.addresses, "attach")
         return desire.desired_attachments(sight)
 
-    def mine(self, resource: Resource, observed: State) -> bool:
+    def elements(self, state: State) -> Iterable[NftElement]:
         attachment = self.site.attachments[0]
-        return resource.owner is not None and resource.owner[:5] == (
-            self.site.name,
-            "attach",
-            attachment.network,
-            *attachment.id,
-        )
+        addresses = [address.ip for address in self.addresses.get(attachment.id, ())]
+        yield from antispoof.perhaps(host_ifname(*attachment.id), attachment.mac, addresses, self._owner)
+        yield from antispoof.found_on(self._owner, state)
+
+    @property
+    def _owner(self) -> Owner:
+        attachment = self.site.attachments[0]
+        return Owner(self.site.name, "attach", attachment.network, *attachment.id)
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        return _of_attachment(resource, self._owner)
 
 
 @dataclass(frozen=True, slots=True)
 class Detach:
-    """Take one attachment by hand back."""
+    """Take one attachment by hand back. `mac`, `addresses`: what it had, by the store, since a dead container tells nothing."""
 
     owner: Owner
     links: frozenset[str] | None
+    mac: str = ""
+    addresses: tuple[IPAddress, ...] = ()
     vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
     nics: Sequence[str] = ()
@@ -222,8 +250,14 @@ class Detach:
     def desired(self, observation: Observation) -> dict[Key, Resource]:
         return {}
 
+    def elements(self, state: State) -> Iterable[NftElement]:
+        if self.mac:
+            port = host_ifname(self.owner.container, self.owner.interface)
+            yield from antispoof.perhaps(port, self.mac, self.addresses, self.owner)
+        yield from antispoof.found_on(self.owner, state)
+
     def mine(self, resource: Resource, observed: State) -> bool:
-        return resource.owner is not None and resource.owner[:5] == self.owner[:5]
+        return _of_attachment(resource, self.owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +274,9 @@ class Restore:
     def containers(self, host: Iterable[Resource]) -> list[str]:
         named = {resource.owner.container for resource in self.before.values() if resource and resource.owner}
         return sorted((named | {key.netns for key in self.before}) - {HOST})
+
+    def elements(self, state: State) -> Iterable[NftElement]:
+        return ()
 
     def desired(self, observation: Observation) -> dict[Key, Resource]:
         """Containers that are gone, or have started anew, have nothing to go back to."""

@@ -103,7 +103,8 @@ class KernelModel:
             self._after_address(removed)
         elif isinstance(removed, NftTable):
             for element in self.dependents(removed.key):
-                self.state.pop(element.key)
+                if element.key.ident[:2] == removed.key.ident:
+                    self.state.pop(element.key)
         elif removed.key.kind == "ovs-bridge":
             for dependent in self.dependents(removed.key):
                 self._remove(dependent)

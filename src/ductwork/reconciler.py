@@ -28,6 +28,7 @@ from ductwork.resources import (
     Create,
     Key,
     Link,
+    NftElement,
     NicFacts,
     Operation,
     Outcome,
@@ -52,6 +53,11 @@ _NAMED = 4
 
 class LinkBackend(Backend, Protocol):
     def announce(self, netns: str, addresses: Sequence[Address]) -> None: ...
+
+
+class ElementReader(Protocol):
+    def look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
+        """Those of them that are there."""
 
 
 class SysctlBackend(Backend, SysctlReader, Protocol):
@@ -88,12 +94,14 @@ class Machine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What the engine acts through. `filters`: back ends that the host alone has. `iptables`: the families that there is an
+    """What the engine acts through. `filters`: back ends that the host alone has; `elements`: that of them which finds single
+    elements. `iptables`: the families that there is an
     iptables program for. `cookie`: that of the namespace in which it is called, by a visit or by us."""
 
     links: LinkBackend
     sysctls: SysctlBackend
     filters: Sequence[Backend]
+    elements: ElementReader
     iptables: frozenset[str]
     visitor: Visit
     cookie: Callable[[], int]
@@ -401,6 +409,9 @@ class Reconciler:
         references = list(dict.fromkeys((*goal.containers(host), *self._interrupted, *self._guests(goal))))
         readings, waiting = self._read_containers(references, trusted)
         state = settle(host, readings)
+        if goal.links is not None:
+            wanted = {element.key: element for element in goal.elements(state)}
+            state |= {element.key: element for element in self._system.elements.look_up(list(wanted.values()))}
         cookies = {name: reading.cookie for name, reading in readings.items()}
         facts = desire.facts(state, cookies, {}, self._system.iptables)
         if goal.links is None:

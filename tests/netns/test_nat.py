@@ -91,7 +91,8 @@ class World:
         self.bridge(name)
         self.give(self.host, name, gateway)
         owner = Owner("office", "site", made.name)
-        wanted = nat.network_elements(made, name, owner, frozenset({"ip", "ip6"}) if shutil.which("iptables") else frozenset())
+        families = frozenset({"ip", "ip6"}) if shutil.which("iptables") else frozenset()
+        wanted = nat.network_elements(made, name, owner, families, device=name)
         wanted += nat.forwarding(made, name, self.facts(), owner)
         self.apply(wanted)
         return [self.container(number, 2 + n) for n in range(containers)]

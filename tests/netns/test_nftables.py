@@ -13,9 +13,9 @@ from conftest import inside, run, sh
 from ductwork.backends.nftables import NftablesBackend
 from ductwork.errors import MissingToolError
 from ductwork.resources import HOST, Create, Delete, NftElement, NftTable, Operation, Owner, Resource, Update, state
-from ductwork.services import nat
+from ductwork.services import antispoof, nat
 from ductwork.services.ruleset import bridge_table, inet_table
-from ductwork.site.model import Nat, Network
+from ductwork.site.model import Attachment, Nat, Network
 
 pytestmark = pytest.mark.netns
 
@@ -32,11 +32,16 @@ def everything() -> list[Resource]:
         gateways = (subnets[0][1], subnets[1][1])
         network = Network(f"net{number}", "vxlan", subnets, gateways, nat=mode)
         owner = Owner("office", "site", network.name)
-        found += nat.network_elements(network, f"dw-net{number}", owner)
+        found += nat.network_elements(network, f"dw-net{number}", owner, device=f"dw-net{number}")
         found += nat.gateway_guard(network, f"vx-net{number}", owner)
-    found += nat.network_elements(Network("in", "bridge", (ip_network("10.9.0.0/16"),), internal=True), "dw-in", OWNER)
+    inner = Network("in", "bridge", (ip_network("10.9.0.0/16"),), internal=True, isolated=True)
+    found += nat.network_elements(inner, "dw-in", OWNER, device="dw-in")
     found += [NftElement("inet", "ductwork", name, ("eth0",), owner=OWNER) for name in ("lent4", "lent6")]
     found += [NftElement("inet", "ductwork", "lent_bridges", ("br0", "br0"), owner=OWNER)]
+    lan = Network("lan", "bridge", (ip_network("10.1.9.0/24"), ip_network("fd00:9::/64")))
+    plugged = Attachment("netns:web", "", "lan", "eth1", "02:00:00:00:00:09")
+    for addresses in ((), (ip_address("10.1.9.2"), ip_address("fd00:9::2"))):
+        found += antispoof.elements(lan, plugged, addresses, OWNER)
     return list(state(found).values())
 
 
@@ -199,7 +204,9 @@ def test_scope(host: Host) -> None:
     host.apply(*map(Create, wanted))
     found = host.read(frozenset({"vx-net1", "dw-in"}))
     assert {r.key for r in TABLES} <= set(found)
-    assert {r.set_name for r in elements(list(found.values()))} == {"gateway4", "gateway6", "bridges", "flows", "internal"}
+    assert {r.set_name for r in elements(list(found.values()))} == {
+        *("gateway4", "gateway6", "bridges", "isolated", "internal")
+    }
     assert inside(host.ns, lambda: host.backend.read("web", None)) == [], "containers have none of ours"
 
 

@@ -148,7 +148,8 @@ class FakeHost:
     def engine(self) -> Engine:
         """A new process: it knows what the kernel, the journal and the store know."""
         kernel = self.kernel
-        system = System(kernel.links(), kernel.sysctls(), (kernel.filters(),), frozenset({"ip", "ip6"}), kernel, kernel.cookie, QuietMachine())
+        filters, families = kernel.filters(), frozenset({"ip", "ip6"})
+        system = System(kernel.links(), kernel.sysctls(), (filters,), filters, families, kernel, kernel.cookie, QuietMachine())
         journal = Journal(HOST_COOKIE, Path(self._run.name))
         return Engine(Reconciler(lambda _: system, FakeResolver(kernel), journal), self.store, "machine", lambda: None)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
+from ductwork.backends.netlink import nfnetlink
 from ductwork.drivers import Facts
+from ductwork.naming import host_ifname
 from ductwork.resources import HOST, IptablesRule, Link, NftElement, NftTable, Owner, Resource, Route, Sysctl
-from ductwork.services import nat
+from ductwork.services import antispoof, nat
 from ductwork.services.ruleset import bridge_table, inet_table
-from ductwork.site.model import Nat, Network
+from ductwork.site.model import Attachment, Nat, Network
 
 OWNER = Owner("office", "site", "pods")
 DUAL = Network(
@@ -52,11 +56,61 @@ def test_script_touches_only_its_own_table(table: NftTable) -> None:
 def test_sets_used_are_declared() -> None:
     for table in (inet_table(OWNER), bridge_table(OWNER)):
         declared = set(re.findall(r"add (?:set|map) \S+ \S+ (\S+)", table.script))
-        assert declared == set(re.findall(r"@(?!nh)(\w+)", table.script))
+        assert declared == set(re.findall(r"@(?!(?:ll|nh|th),)(\w+)", table.script))
+
+
+def test_the_codec_knows_the_sets_of_the_bridge_table() -> None:
+    """Name → the sizes of the parts of its keys, as the table declares them."""
+    sizes = {"ifname": 16, "iifname": 16, "ether_addr": 6, "ipv4_addr": 4}
+    declared = {}
+    for name, spec in re.findall(r"add set \S+ \S+ (\S+) \{ type(?:of)? (.*); \}", bridge_table(OWNER).script):
+        parts = [part.rpartition(",")[2] for part in spec.split(" . ")]
+        declared[name] = [sizes[part] if part in sizes else int(part) // 8 for part in parts]
+    assert declared == {name: [part.size for part in key] for name, key in nfnetlink.KEYS.items()}
+
+
+PLUGGED = Attachment("netns:web", "", "pods", "eth1", "02:00:00:00:0a:0b")
+PORT = host_ifname("netns:web", "eth1")
+
+
+@pytest.mark.parametrize(
+    ("network", "addresses", "sets"),
+    [
+        (DUAL, ["10.1.1.2", "fd00:1::2"], {"checked": 1, "own_mac": 1, "own4": 1, "own6": 2}),
+        (DUAL, ["10.1.1.2"], {"checked": 1, "own_mac": 1, "own4": 1, "own6": 1}),
+        (replace(DUAL, subnets=DUAL.subnets[:1]), ["10.1.1.2"], {"checked": 1, "own_mac": 1, "own4": 1}),
+        (replace(DUAL, ipv6="slaac"), ["10.1.1.2"], {"checked": 1, "own_mac": 1, "own4": 1, "any6": 1}),
+        (DUAL, [], {"checked": 1, "own_mac": 1, "any4": 1, "any6": 1}),
+        (Network("pods", "bridge"), [], {"checked": 1, "own_mac": 1, "any4": 1, "any6": 1}),
+    ],
+)
+def test_what_a_container_may_send_from(network: Network, addresses: list[str], sets: dict[str, int]) -> None:
+    owner = OWNER._replace(container="netns:web", interface="eth1", cookie=7)
+    found = list(antispoof.elements(network, PLUGGED, map(ip_address, addresses), owner))
+    assert Counter(r.set_name for r in found) == sets
+    assert {r.parts[0] for r in found} == {PORT}
+    assert {r.owner for r in found} == {OWNER}, "no more than a comment says"
+    assert {r.key for r in found} <= {r.key for r in antispoof.perhaps(PORT, PLUGGED.mac, map(ip_address, addresses), owner)}
+
+
+def test_what_is_allowed_to_spoof_is_not_looked_at() -> None:
+    assert list(antispoof.elements(DUAL, replace(PLUGGED, spoofing="allow"), [], OWNER)) == []
+
+
+def test_own_addresses_as_nft_has_them() -> None:
+    addresses = [ip_address("10.1.1.2"), ip_address("fd00:1::2")]
+    found = {r.set_name: r.key_text for r in antispoof.own_elements(PORT, PLUGGED.mac, addresses, OWNER)}
+    assert found == {
+        "checked": f'"{PORT}"',
+        "own_mac": f'"{PORT}" . {PLUGGED.mac}',
+        "own4": f'"{PORT}" . {PLUGGED.mac} . "10.1.1.2"',
+        "own6": f'"{PORT}" . 0x0000020000000a0b . 0xfd000001000000000000000000000002',
+    }
+    assert str(antispoof.link_local(PLUGGED.mac)) == "fe80::ff:fe00:a0b"
 
 
 def test_masquerade() -> None:
-    assert elements(nat.network_elements(DUAL, "dw-pods", OWNER)) == {
+    assert elements(nat.network_elements(DUAL, "dw-pods", OWNER, device="dw-pods")) == {
         "flows": ['"dw-pods" . "dw-pods"'],
         "bridges": ['"dw-pods"'],
         "guarded": ['"dw-pods"'],
@@ -69,7 +123,7 @@ def test_masquerade() -> None:
 
 def test_snat_masquerades_the_other_family() -> None:
     network = Network("pods", "bridge", DUAL.subnets, DUAL.gateways, nat=Nat("snat", ip_address("192.0.2.9")))
-    found = elements(nat.network_elements(network, "dw-pods", OWNER))
+    found = elements(nat.network_elements(network, "dw-pods", OWNER, device="dw-pods"))
     assert found["snat4"] == ["10.1.1.0/24 : 192.0.2.9"]
     assert found["masquerade6"] == ["fd00:1::/64"]
     assert "masquerade4" not in found
@@ -77,20 +131,24 @@ def test_snat_masquerades_the_other_family() -> None:
 
 def test_a_single_address_is_written_as_nft_prints_it() -> None:
     network = Network("pods", "bridge", (ip_network("10.1.1.7/32"),), nat=Nat("masquerade"))
-    assert elements(nat.network_elements(network, "dw-pods", OWNER))["masquerade4"] == ['"10.1.1.7"']
+    found = elements(nat.network_elements(network, "dw-pods", OWNER, device="dw-pods"))
+    assert found["masquerade4"] == ['"10.1.1.7"']
 
 
 @pytest.mark.parametrize(
-    ("network", "uplinked", "sets"),
+    ("network", "device", "sets"),
     [
-        (Network("pods", "bridge"), False, {"flows"}),
-        (Network("pods", "bridge", DUAL.subnets, internal=True), False, {"flows", "bridges", "internal"}),
-        (Network("pods", "bridge", DUAL.subnets, DUAL.gateways), False, {"flows", "bridges"}),
-        (Network("pods", "bridge", DUAL.subnets, DUAL.gateways), True, {"flows"}),
+        (Network("pods", "bridge"), "dw-pods", {"flows"}),
+        (Network("pods", "bridge", DUAL.subnets, internal=True), "dw-pods", {"flows", "bridges", "internal"}),
+        (Network("pods", "bridge", DUAL.subnets, DUAL.gateways), "dw-pods", {"flows", "bridges"}),
+        (Network("pods", "bridge", DUAL.subnets, DUAL.gateways), "", {"flows"}),
+        (Network("pods", "bridge", isolated=True), "dw-pods", {"isolated"}),
+        (Network("pods", "bridge", DUAL.subnets, DUAL.gateways, isolated=True), "dw-pods", {"isolated", "bridges"}),
+        (Network("pods", "bridge", DUAL.subnets, isolated=True, external=True), "", {"flows"}),
     ],
 )
-def test_what_each_sort_of_network_is_in(network: Network, uplinked: bool, sets: set[str]) -> None:
-    assert set(elements(nat.network_elements(network, "dw-pods", OWNER, uplinked=uplinked))) == sets
+def test_what_each_sort_of_network_is_in(network: Network, device: str, sets: set[str]) -> None:
+    assert set(elements(nat.network_elements(network, "dw-pods", OWNER, device=device))) == sets
 
 
 def test_iptables_only_where_it_is() -> None:

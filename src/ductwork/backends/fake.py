@@ -377,6 +377,10 @@ class FakeBackend:
         found = [] if Sysctl in self.kinds else self._kernel.read(netns, self.kinds)
         return found if links is None else [r for r in found if isinstance(r, Link | Port) and r.key.ident[0] in links]
 
+    def look_up(self, elements: Iterable[NftElement]) -> list[NftElement]:
+        found = (self._kernel.state.get(element.key) for element in elements)
+        return [element for element in found if isinstance(element, NftElement)]
+
     def read_paths(self, paths: Iterable[str]) -> dict[str, str]:
         """The sysctls of the namespace that is being visited."""
         here = next((name for name, its in self._kernel.containers.items() if its == self._kernel.cookie()), HOST)

@@ -1,22 +1,28 @@
-"""Our nftables tables and the elements in their sets, by way of the program `nft`.
+"""Our nftables tables and the elements in their sets: by way of the program `nft`, and what concerns single elements of the
+bridge table, of which each attachment has some, by our own codec.
 
-Invariant: one call of `apply` is one transaction: all of it happens or nothing. Tables of other names are never looked at.
+Invariant: one call of `apply` is one transaction: all of it happens or nothing. Tables of other names are never looked at. The
+codec's socket is opened in the first call, and belongs to the namespace that it was made in, the host's.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ductwork.backends.netlink import nfnetlink
 from ductwork.backends.program import Result, run
 from ductwork.errors import MissingToolError
 from ductwork.resources import HOST, Create, Delete, Key, NftElement, NftTable, Operation, Outcome, Owner, Resource, Update
 from ductwork.resources.base import SHARED
 
-TABLES = (("inet", "ductwork"), ("bridge", "ductwork"))
+TABLE = "ductwork"
+TABLES = (("inet", TABLE), ("bridge", TABLE))
 PACKAGE = "nftables"
 
 Json = dict[str, Any]
@@ -29,20 +35,40 @@ class NftablesBackend:
 
     def __init__(self, gate: Callable[[str], None] = lambda _: None) -> None:
         self._gate = gate
+        self._opened: nfnetlink.NfnetlinkSocket | None = None
+
+    def close(self) -> None:
+        if self._opened:
+            self._opened.close()
+            self._opened = None
+
+    @property
+    def _socket(self) -> nfnetlink.NfnetlinkSocket:
+        self._opened = self._opened or nfnetlink.NfnetlinkSocket()
+        return self._opened
 
     def read(self, netns: str, links: frozenset[str] | None) -> list[Resource]:
         """Our tables, and their elements, of which `links` keeps those that name one of them. Only the host has any."""
         if netns != HOST:
             return []
         try:
-            found = [resource for document in _listing() for resource in _parse(document)]
+            found = _parse(_listing())
         except MissingToolError:
             return []  # without nft nothing of ours can be there, and networks that need none of it go on
+        table = self._socket.bridge_table(TABLE)
+        if table:
+            found += [table, *self._socket.bridge_elements(TABLE)]
         if links is None:
             return found
         return [r for r in found if not isinstance(r, NftElement) or not links.isdisjoint(r.parts)]
 
+    def look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
+        """Those of them that are there, of the bridge table; the sets themselves are not read."""
+        return self._socket.look_up(elements) if elements else []
+
     def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:
+        if all(nfnetlink.is_known(operation.target) for operation in operations):
+            return self._change(operations)
         result = self._commit(operations)
         if result.code:
             # Deleting what is not there aborts the transaction; asking beforehand would cost every call a listing.
@@ -51,6 +77,21 @@ class NftablesBackend:
                 result = self._commit([o for o in operations if o not in absent])
         error = _words(result.err) if result.code else ""
         return [Outcome(operation, error) for operation in operations]
+
+    def _change(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """By the codec; again without what is to be deleted and is not there, which aborts the transaction."""
+        left = [step for operation in operations for step in _steps(operation)]
+        refused: dict[int, int] = {}
+        while left:
+            self._gate("before")
+            refused = self._socket.change(left)
+            self._gate("after")
+            absent = {at for at, code in refused.items() if at >= 0 and code == errno.ENOENT and not left[at].is_new}
+            left = [step for at, step in enumerate(left) if at not in absent]
+            if not absent:
+                break
+        errors = [_refusal(left[at].element if at >= 0 else None, code) for at, code in refused.items()] if left else []
+        return [Outcome(operation, errors[0] if errors else "") for operation in operations]
 
     def _commit(self, operations: Sequence[Operation]) -> Result:
         script = "\n".join(line for operation in operations for line in _statements(operation))
@@ -82,6 +123,21 @@ def _within(key: Key, table: NftTable) -> bool:
     return key.kind == "nft-element" and key.ident[:2] == (table.family, table.name)
 
 
+def _steps(operation: Operation) -> Iterator[nfnetlink.Step]:
+    if not isinstance(operation, Create):
+        assert isinstance(operation.before, NftElement)
+        yield nfnetlink.Step(operation.before, is_new=False)
+    if not isinstance(operation, Delete):
+        assert isinstance(operation.after, NftElement)
+        yield nfnetlink.Step(operation.after, is_new=True)
+
+
+def _refusal(element: NftElement | None, code: int) -> str:
+    if element and code == errno.ENOENT:
+        return f"table bridge {element.table} has no set {element.set_name} any more: apply the network's site again"
+    return os.strerror(code)
+
+
 def _statements(operation: Operation) -> Iterator[str]:
     match operation:
         case Create(NftTable(script=script)) | Update(after=NftTable(script=script)):
@@ -107,12 +163,10 @@ def _delete(element: NftElement) -> str:
     return f"delete element {element.family} {element.table} {element.set_name} {{ {element.key_text} }}"
 
 
-def _listing() -> Iterator[Json]:
-    """Our tables as nft's JSON, each from a run of its own: of two listings in one run, nft 1.0.6 finds only the last."""
-    for family, name in TABLES:
-        result = run(["nft", "-j", f"list table {family} {name}"], package=PACKAGE)
-        if not result.code:
-            yield json.loads(result.out)
+def _listing() -> Json:
+    """Our inet table as nft's JSON."""
+    result = run(["nft", "-j", f"list table inet {TABLE}"], package=PACKAGE)
+    return {"nftables": []} if result.code else json.loads(result.out)
 
 
 def _parse(document: Json) -> list[Resource]:

@@ -14,7 +14,8 @@ from ductwork.drivers.inside import inside
 from ductwork.kernel_model import IPV6_MIN_MTU
 from ductwork.naming import host_ifname, mac_address
 from ductwork.resources import HOST, Address, Link, Owner, Port, PortVlans, Resource, Sysctl, VethSpec
-from ductwork.services import nat
+from ductwork.services import antispoof, nat
+from ductwork.services.ruleset import bridge_table
 from ductwork.site.model import Attachment, Network
 
 ETHERNET_MTU = 1500
@@ -32,6 +33,7 @@ def bridge_resources(network: Network, bridge: str, device: str, mtu_bytes: int,
     bridge itself or a VLAN on it; "": it has none there, or the bridge is its own way into the world."""
     owner = view.owner(network.name)
     yield from host_addresses(network, device or bridge, view)
+    yield bridge_table(owner)
     yield from nat.network_elements(network, bridge, owner, iptables=view.facts.iptables, device=device)
     if device:
         yield from nat.forwarding(network, device, view.facts, owner, has_ipv6=mtu_bytes >= IPV6_MIN_MTU)
@@ -79,5 +81,6 @@ def veth_resources(
     spec = VethSpec(container, interface, attachment.mac)
     yield Link(HOST, outer, "veth", outer_mac, mtu, spec=spec, owner=owner)
     yield Link(container, interface, "veth", attachment.mac, mtu, spec=VethSpec(HOST, outer), owner=owner)
-    yield Port(HOST, outer, bridge, owner, vlans)
+    yield Port(HOST, outer, bridge, owner, vlans, isolated=network.isolated)
+    yield from antispoof.elements(network, attachment, [a.ip for a in view.addresses.get(attachment.id, ())], owner)
     yield from inside(network, attachment, mtu, view, probe)

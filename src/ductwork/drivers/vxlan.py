@@ -66,7 +66,7 @@ class VxlanDriver:
         spec = VxlanSpec(network.options.vni, network.options.port, _vtep(view, view.host), _underlay(network, view))
         mac = mac_address(view.seed, network.name, "vtep")
         yield Link(HOST, device, "vxlan", mac, mtu, spec=spec, owner=owner)
-        yield Port(HOST, device, bridge, owner)
+        yield Port(HOST, device, bridge, owner, isolated=network.isolated)
         for peer in view.site.hosts_of(network.name):
             if peer != view.host:
                 yield FdbEntry(HOST, device, FLOOD_MAC, _vtep(view, peer), owner)

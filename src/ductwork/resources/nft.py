@@ -70,8 +70,10 @@ class NftElement:
         return Key("nft-element", self.netns, (self.family, self.table, self.set_name, *self.parts))
 
     def requires(self) -> tuple[Key, ...]:
-        table = Key("nft-table", self.netns, (self.family, self.table))
-        return (table, *(Key("iptables", self.netns, (family,)) for family in ("ip", "ip6")))
+        """All that filters packets beside it, too: as long as a network has elements, whoever is attached to it finds the
+        sets for its own."""
+        tables = (Key("nft-table", self.netns, (family, self.table)) for family in ("inet", "bridge"))
+        return (*tables, *(Key("iptables", self.netns, (family,)) for family in ("ip", "ip6")))
 
     @property
     def text(self) -> str:

@@ -38,7 +38,10 @@ def network_elements(
     way into the world; what other networks send through it is on its way out, not to another network.)
     """
     found: list[Resource] = [inet_table(owner), *(IptablesRule(family, owner) for family in sorted(iptables))]
-    found.append(_element("flows", (bridge_ifname, bridge_ifname), owner))
+    if network.isolated and device:
+        found.append(_element("isolated", (device, device), owner))
+    if not network.isolated or network.external:
+        found.append(_element("flows", (bridge_ifname, bridge_ifname), owner))
     if not network.subnets or not device:
         return found
     found.append(_element("bridges", (device,), owner))

@@ -46,9 +46,13 @@ _INET_SETS = (
     ("set", "lent6", "type ifname;"),
     # (device, itself) of lent bridges: frames between their ports are none of our business
     ("set", "lent_bridges", "type ifname . ifname;"),
+    # (device, itself) of isolated networks: their containers must not reach each other by way of the host either
+    ("set", "isolated", "type ifname . ifname;"),
 )
 
 _FORWARD = (
+    # Before all else: what is established, too.
+    "iifname . oifname @isolated drop",
     # Nothing can tell a bridged frame from a routed packet here but that it leaves by the bridge it came from.
     "iifname . oifname @lent_bridges accept",
     "meta nfproto ipv4 iifname @lent4 oifname @lent4 drop",
@@ -92,6 +96,16 @@ _BRIDGE_SETS = (
     ("set", "gateway4", "type ifname . ipv4_addr;"),
     # The same, the address as a number: nft lets raw payload be compared with nothing else.
     ("set", "gateway6", "typeof iifname . @nh,384,128;"),
+    # ports of containers that may send nothing but what is their own
+    ("set", "checked", "type ifname;"),
+    # (port, MAC of the container behind it)
+    ("set", "own_mac", "type ifname . ether_addr;"),
+    # (port, MAC, address), in IPv6 as numbers
+    ("set", "own4", "type ifname . ether_addr . ipv4_addr;"),
+    ("set", "own6", "typeof iifname . @ll,48,48 . @nh,64,128;"),
+    # checked ports behind which nobody knows the addresses of a family: their MAC alone is checked
+    ("set", "any4", "type ifname;"),
+    ("set", "any6", "type ifname;"),
 )
 
 
@@ -109,9 +123,83 @@ def _gateway_rules(device: str) -> tuple[str, ...]:
     )
 
 
+_OWN_SOURCE6 = "iifname . @ll,48,48 . @nh,64,128 @own6"
+_OWN_TARGET6 = "iifname . @ll,48,48 . @th,64,128 @own6"
+"""The target of a solicitation or advertisement: behind 8 octets of ICMPv6 header."""
+_NO_OPTION, _ONE_OPTION = "ip6 length 24", "ip6 length 32"
+"""Header and target; an option with a link-layer address: its type is in the 25th octet, its MAC from the 27th on."""
+
 _BRIDGE = (
-    # Before the bridge learns: a gateway's MAC must not be seen behind the tunnel.
-    _Chain("prerouting", "type filter hook prerouting priority dstnat; policy accept;", _gateway_rules("iifname")),
+    # Before the bridge learns: neither a gateway's MAC behind the tunnel nor a foreign one at a container's port.
+    _Chain(
+        "prerouting",
+        "type filter hook prerouting priority dstnat; policy accept;",
+        ("iifname @checked goto frame", *_gateway_rules("iifname")),
+    ),
+    # A container's port is an access port: what it tags would come out in another VLAN.
+    _Chain(
+        "frame",
+        "",
+        (
+            "iifname . ether saddr != @own_mac drop",
+            "ether type vmap { arp : goto frame_arp, ip : goto frame_ip4, ip6 : goto frame_ip6, 8021q : drop, 8021ad : drop }",
+        ),
+    ),
+    # RFC 826; who probes for an address that it is about to take has none yet (RFC 5227).
+    _Chain(
+        "frame_arp",
+        "",
+        (
+            "iifname . arp saddr ether . arp saddr ip @own4 accept",
+            "iifname . arp saddr ether != @own_mac drop",
+            "arp operation request arp saddr ip 0.0.0.0 accept",
+            "iifname @any4 accept",
+            "drop",
+        ),
+    ),
+    # A container neither gives addresses away (RFC 2131) nor asks for one in any other way.
+    _Chain(
+        "frame_ip4",
+        "",
+        (
+            "udp sport 67 udp dport 68 drop",
+            "iifname . ether saddr . ip saddr @own4 accept",
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+            "iifname @any4 accept",
+            "drop",
+        ),
+    ),
+    # Nor is it a router (RFC 6105) or a DHCP server (RFC 8415). Without an address it looks for groups and routers alone.
+    _Chain(
+        "frame_ip6",
+        "",
+        (
+            "icmpv6 type { nd-router-advert, nd-redirect } drop",
+            "udp sport 547 udp dport 546 drop",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto frame_nd",
+            f"{_OWN_SOURCE6} accept",
+            "ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } accept",
+            "iifname @any6 accept",
+            "drop",
+        ),
+    ),
+    # RFC 4861, sections 4.3 and 4.4: an option names the own MAC, for an own address. Nothing may stand before it, nor behind
+    # it, where another could be. Detecting a duplicate (RFC 4862, and its nonce, RFC 7527), one asks for an own address too.
+    _Chain(
+        "frame_nd",
+        "",
+        (
+            "iifname @any6 accept",
+            "ip6 nexthdr != ipv6-icmp drop",
+            f"ip6 saddr :: icmpv6 type nd-neighbor-solicit {_OWN_TARGET6} accept",
+            f"icmpv6 type nd-neighbor-solicit {_NO_OPTION} {_OWN_SOURCE6} accept",
+            f"icmpv6 type nd-neighbor-solicit {_ONE_OPTION} @th,192,8 1 iifname . @th,208,48 . @nh,64,128 @own6 accept",
+            f"icmpv6 type nd-neighbor-advert {_NO_OPTION} {_OWN_TARGET6} {_OWN_SOURCE6} accept",
+            f"icmpv6 type nd-neighbor-advert {_ONE_OPTION} @th,192,8 2 iifname . @th,208,48 . @th,64,128 @own6 "
+            f"{_OWN_SOURCE6} accept",
+            "drop",
+        ),
+    ),
     # Forwarded frames and the host's own alike pass here, once per port they leave by.
     _Chain("postrouting", "type filter hook postrouting priority srcnat; policy accept;", _gateway_rules("oifname")),
 )
@@ -123,7 +211,8 @@ def inet_table(owner: Owner) -> NftTable:
 
 
 def bridge_table(owner: Owner) -> NftTable:
-    """What keeps the gateway address that every host's bridge holds out of a VXLAN tunnel."""
+    """What keeps a container from sending what is not its own, and the gateway address that every host's bridge holds out of
+    a VXLAN tunnel."""
     return _table("bridge", _BRIDGE_SETS, _BRIDGE, owner)
 
 

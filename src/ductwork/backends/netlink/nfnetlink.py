@@ -1,0 +1,261 @@
+"""Elements of nftables sets over nfnetlink: in 0.05 ms what the program `nft` takes 2 to 4 ms for.
+
+Invariant: only sets of `KEYS` are touched, plain ones of the bridge table, without intervals; a batch is one transaction.
+Comments lie where `nft` puts them, so that it prints ours and we read its. Sources: include/uapi/linux/netfilter/nfnetlink.h
+and nf_tables.h, libnftnl's udata.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from ductwork.backends.netlink.wire import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NetlinkSocket,
+    attribute,
+    attributes,
+    each,
+    nested,
+    string,
+    text,
+)
+from ductwork.resources import NftElement, NftTable, Owner, Resource
+from ductwork.resources.base import SHARED
+
+_NETLINK_NETFILTER = 12
+_NFPROTO_BRIDGE, _NFTABLES = 7, 10
+_GET_TABLE, _GET_RULE, _NEW, _GET, _DELETE = (_NFTABLES << 8 | message for message in (1, 7, 12, 13, 14))
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_TABLE_NAME, _RULE_CHAIN, _RULE_USERDATA = 1, 2, 7
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
+_ELEM, _KEY, _VALUE, _USERDATA = 1, 1, 1, 6
+_UDATA_COMMENT = 0
+_NLMSG_ERROR, _NLMSG_DONE, _NLM_F_DUMP_INTR = 2, 3, 0x10
+_SO_SNDBUFFORCE, _SEND_BYTES = 32, 1 << 18
+_TRIES = 10
+
+_HEADER = struct.Struct("=IHHII")
+_S32 = struct.Struct("=i")
+_BATCH = bytes([0, 0, 0, _NFTABLES])
+_BRIDGE = bytes([_NFPROTO_BRIDGE, 0, 0, 0])
+"""struct nfgenmsg: family, version and a number in network order."""
+
+
+class _Part(NamedTuple):
+    """One part of a key: its size in the kernel (each part of a concatenation fills whole registers of four bytes)."""
+
+    size: int
+    encode: Callable[[str], bytes]
+    decode: Callable[[bytes], str]
+
+
+def _number(size: int) -> _Part:
+    """Raw payload, which nft has no type for. So many digits that no interface name looks like one."""
+    digits = max(16, 2 * size)
+    return _Part(
+        size, lambda part: int(part, 16).to_bytes(size, "big"), lambda raw: f"{int.from_bytes(raw, 'big'):#0{digits + 2}x}"
+    )
+
+
+_IFNAME = _Part(16, lambda part: part.encode().ljust(16, b"\0"), lambda raw: raw.rstrip(b"\0").decode(errors="replace"))
+_MAC = _Part(6, lambda part: bytes.fromhex(part.replace(":", "")), lambda raw: raw.hex(":"))
+_IPV4 = _Part(4, socket.inet_aton, socket.inet_ntoa)
+
+KEYS: Mapping[str, tuple[_Part, ...]] = {
+    "gateway4": (_IFNAME, _IPV4),
+    "gateway6": (_IFNAME, _number(16)),
+    "checked": (_IFNAME,),
+    "own_mac": (_IFNAME, _MAC),
+    "own4": (_IFNAME, _MAC, _IPV4),
+    "own6": (_IFNAME, _number(6), _number(16)),
+    "any4": (_IFNAME,),
+    "any6": (_IFNAME,),
+}
+"""The sets of the bridge table: what their keys consist of, as `services.ruleset` declares them."""
+
+
+def is_known(resource: Resource) -> bool:
+    """Whether it is an element that can be written and read here."""
+    return isinstance(resource, NftElement) and resource.family == "bridge" and resource.set_name in KEYS
+
+
+class Step(NamedTuple):
+    """An element to be added, or deleted."""
+
+    element: NftElement
+    is_new: bool
+
+
+class NfnetlinkSocket(NetlinkSocket):
+    """A socket of the namespace of the thread that opens it. Keep it open: after a deletion its close waits until every
+    packet under way has passed (RCU, 8 to 17 ms; `nft_rcv_nl_event`)."""
+
+    def __init__(self) -> None:
+        super().__init__(_NETLINK_NETFILTER)
+
+    def change(self, steps: Sequence[Step]) -> dict[int, int]:
+        """All in one transaction. What was refused: position in `steps` → error code; -1 stands for the whole; {}: done."""
+        first = self._sequence + 1
+        pieces = [_packed(_BATCH_BEGIN, 0, first, _BATCH)]
+        for number, (element, is_new) in enumerate(steps, first + 1):
+            last = NLM_F_ACK if number == first + len(steps) else 0  # the refused ones are told in any case
+            message = _NEW if is_new else _DELETE
+            userdata = _userdata(element.owner) if is_new else b""
+            pieces.append(_packed(message, (NLM_F_CREATE if is_new else 0) | last, number, _body(element, userdata)))
+        self._sequence = first + len(steps) + 1
+        pieces.append(_packed(_BATCH_END, 0, self._sequence, _BATCH))
+        data = b"".join(pieces)
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, max(2 * len(data), _SEND_BYTES))
+        self.socket.send(data)
+        return self._refused(first, len(steps))
+
+    def _refused(self, first: int, count: int) -> dict[int, int]:
+        """The answer to the last message comes last, unless the batch as a whole is refused."""
+        refused: dict[int, int] = {}
+        while True:
+            for kind, _, sequence, answer in self._receive():
+                if kind != _NLMSG_ERROR or not first <= sequence <= first + count:
+                    continue
+                if code := _code(answer):
+                    refused[sequence - first - 1] = code
+                if sequence == first + count or (code and sequence == first):
+                    return refused
+
+    def look_up(self, wanted: Sequence[NftElement]) -> list[NftElement]:
+        """Those that are there, with the owners that their comments name: a look-up each, whatever the size of the set."""
+        first = self._sequence + 1
+        self._sequence += len(wanted)
+        self.socket.send(b"".join(_packed(_GET, 0, number, _body(element)) for number, element in enumerate(wanted, first)))
+        found: list[NftElement] = []
+        for _ in wanted:
+            kind, sequence, answer = self._answer(first)
+            if kind == _NLMSG_ERROR:
+                _raise_unless_absent(answer)
+            else:
+                found += _elements(wanted[sequence - first].table, wanted[sequence - first].set_name, answer)
+        return found
+
+    def _answer(self, first: int) -> tuple[int, int, bytes]:
+        """The next one; each comes in a message of its own."""
+        while True:
+            for kind, _, sequence, answer in self._receive():
+                if sequence >= first:
+                    return kind, sequence, answer
+
+    def bridge_table(self, table: str) -> NftTable | None:
+        """The bridge table of that name, each rule known by its comment."""
+        head = _generic(text(_TABLE_NAME, table))
+        try:
+            if self.get(_GET_TABLE, head) is None:
+                return None
+        except OSError:
+            return None  # a kernel without nf_tables, or without bridges in it
+        rules: dict[str, list[str]] = {}
+        for answer in self._dump(_GET_RULE, head):
+            found = attributes(answer, 4)
+            rules.setdefault(string(found[_RULE_CHAIN]), []).append(_comment(found.get(_RULE_USERDATA, b"")))
+        digests = tuple(sorted((chain, tuple(comments)) for chain, comments in rules.items()))
+        return NftTable("bridge", table, digests, owner=SHARED)
+
+    def bridge_elements(self, table: str) -> list[NftElement]:
+        """All elements of the sets of `KEYS` in the bridge table of that name."""
+        dumps = ((name, self._dump(_GET, _generic(text(_LIST_TABLE, table), text(_LIST_SET, name)))) for name in KEYS)
+        return [element for name, answers in dumps for answer in answers for element in _elements(table, name, answer)]
+
+    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Anew where another transaction came in between. What is not there has nothing to tell."""
+        for _ in range(_TRIES):
+            self._sequence += 1
+            self.socket.send(_packed(kind, NLM_F_DUMP, self._sequence, body))
+            answers, whole = self._dumped()
+            if whole:
+                return answers
+        raise OSError(errno.EBUSY, "nftables changes faster than it can be read")
+
+    def _dumped(self) -> tuple[list[bytes], bool]:
+        answers: list[bytes] = []
+        whole = True
+        while True:
+            for kind, flags, sequence, answer in self._receive():
+                if sequence != self._sequence:
+                    continue
+                whole = whole and not flags & _NLM_F_DUMP_INTR
+                if kind == _NLMSG_ERROR:
+                    _raise_unless_absent(answer)
+                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                    return answers, whole
+                answers.append(answer)
+
+
+def _code(answer: bytes) -> int:
+    return -int(_S32.unpack_from(answer)[0])
+
+
+def _raise_unless_absent(answer: bytes) -> None:
+    """A kernel without nf_tables says EINVAL, one without tables for bridges EOPNOTSUPP: nothing of ours is there."""
+    code = _code(answer)
+    if code not in (0, errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP):
+        raise OSError(code, os.strerror(code))
+
+
+def _packed(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    return _HEADER.pack(16 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body
+
+
+def _generic(*words: bytes) -> bytes:
+    return _BRIDGE + b"".join(words)
+
+
+def _body(element: NftElement, userdata: bytes = b"") -> bytes:
+    parts = zip(KEYS[element.set_name], element.parts, strict=True)
+    key = b"".join(_whole_registers(part.encode(written)) for part, written in parts)
+    elem = nested(_ELEM, nested(_KEY, attribute(_VALUE, key)), userdata)
+    return _generic(text(_LIST_TABLE, element.table), text(_LIST_SET, element.set_name), nested(_LIST_ELEMENTS, elem))
+
+
+def _whole_registers(raw: bytes) -> bytes:
+    return raw + b"\0" * (-len(raw) % 4)
+
+
+def _userdata(owner: Owner | None) -> bytes:
+    if owner is None:
+        return b""
+    comment = owner.comment().encode() + b"\0"
+    return attribute(_USERDATA, bytes([_UDATA_COMMENT, len(comment)]) + comment)
+
+
+def _elements(table: str, set_name: str, answer: bytes) -> Iterator[NftElement]:
+    key = KEYS[set_name]
+    for elem in each(attributes(answer, 4).get(_LIST_ELEMENTS, b""), _ELEM, 0):
+        found = attributes(elem)
+        raw = attributes(found[_KEY])[_VALUE]
+        parts, start = [], 0
+        for part in key:
+            parts.append(part.decode(raw[start : start + part.size]))
+            start += (part.size + 3) & ~3
+        yield NftElement("bridge", table, set_name, tuple(parts), owner=_owner(found.get(_USERDATA, b"")))
+
+
+@lru_cache(256)
+def _owner(userdata: bytes) -> Owner | None:
+    return Owner.from_comment(_comment(userdata))
+
+
+def _comment(userdata: bytes) -> str:
+    """Type, length and value, one after the other."""
+    start = 0
+    while start + 2 <= len(userdata):
+        kind, length = userdata[start], userdata[start + 1]
+        if kind == _UDATA_COMMENT:
+            return string(userdata[start + 2 : start + 2 + length])
+        start += 2 + length
+    return ""
