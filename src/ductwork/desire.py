@@ -13,13 +13,17 @@ from ductwork.relocation import uplinks as uplinks_in
 from ductwork.resources import HOST, Address, BridgeSpec, IPInterface, Key, Link, Resource, Route, State, Sysctl
 from ductwork.site.model import Attachment, Network, Site
 
-_BRIDGE_SYSCTLS = (
-    "net/ipv6/conf/{}/accept_ra",
-    "net/ipv6/conf/{}/autoconf",
-    "net/ipv4/conf/{}/forwarding",
-    "net/ipv6/conf/{}/force_forwarding",
-)
-"""What the drivers set on a bridge of ours."""
+_LEARNING = ("net/ipv6/conf/{}/accept_ra", "net/ipv6/conf/{}/autoconf")
+_ARP = ("net/ipv4/conf/{}/arp_ignore", "net/ipv4/conf/{}/arp_announce", "net/ipv4/conf/{}/rp_filter")
+_NO_IPV6 = "net/ipv6/conf/{}/disable_ipv6"
+_FORWARDING = ("net/ipv4/conf/{}/forwarding", "net/ipv6/conf/{}/force_forwarding")
+_SYSCTLS = {
+    "bridge": (*_LEARNING, *_FORWARDING),
+    "vlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, _ARP[0]),
+    "macvlan": (*_LEARNING, _NO_IPV6, *_ARP),
+    "ipvlan": (*_LEARNING, _NO_IPV6, *_ARP),
+}
+"""What the drivers set on a link of ours on the host, by its kind."""
 
 
 def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], iptables: frozenset[str]) -> Facts:
@@ -111,10 +115,10 @@ def unparked(desired: State, observed: State, mine: Callable[[Resource], bool]) 
 
 
 def sysctls_to_lose(desired: State, observed: State, mine: Callable[[Resource], bool]) -> dict[str, str]:
-    """The sysctls of bridges that are to go or to change, path → bridge: undo must give them back."""
-    bridges = (r for r in observed.values() if isinstance(r, Link) and r.kind == "bridge" and r.netns == HOST)
-    doomed = [bridge.name for bridge in bridges if desired.get(bridge.key) != bridge and mine(bridge)]
-    return {path.format(name): name for name in doomed for path in _BRIDGE_SYSCTLS}
+    """The sysctls of links that are to go or to change, path → link: undo must give them back."""
+    links = (r for r in observed.values() if isinstance(r, Link) and r.kind in _SYSCTLS and r.netns == HOST)
+    doomed = [link for link in links if desired.get(link.key) != link and mine(link)]
+    return {path.format(link.name): link.name for link in doomed for path in _SYSCTLS[link.kind]}
 
 
 def without_ipv6(desired: Mapping[Key, Resource]) -> dict[Key, Resource]:

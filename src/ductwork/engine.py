@@ -16,8 +16,8 @@ from typing import Any
 from ductwork import ipam, serial
 from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import DuctworkError, UsageError
-from ductwork.goals import NOT_VIGILANT, ApplySite, Attach, DestroySite, Detach, Observation, Vigilance
-from ductwork.naming import host_ifname, mac_address
+from ductwork.goals import NOT_VIGILANT, ApplySite, Attach, DestroySite, Detach, Observation, Vigilance, links_of
+from ductwork.naming import mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, IPAddress, IPInterface, Key, Link, Owner
 from ductwork.site.model import Attachment, Network, Site
@@ -279,7 +279,7 @@ class Engine:
         made = mac_address(known.host or self._machine, container, interface)
         return Detach(
             Owner(known.site, "attach", known.network.name, container, interface),
-            frozenset({known.bridge, host_ifname(container, interface)}),
+            links_of(known.network, known.host, known.bridge, (container, interface)),
             serial.decode(remembered["attachment"]).mac if remembered else made,
             self._store.leases(known.site, known.network.name).get((known.host, container, interface), ()),
         )
@@ -287,8 +287,8 @@ class Engine:
     def _marked(self, container: str, known: _KnownNetwork) -> list[str]:
         """The interfaces that the kernel's marks tell of, where the store has lost them."""
         wanted = (known.site, "attach", known.network.name, container)
-        links = (r for r in self.observe().state.values() if isinstance(r, Link) and r.netns == HOST)
-        return [link.owner.interface for link in links if link.owner and link.owner[:4] == wanted]
+        links = (r for r in self.observe().state.values() if isinstance(r, Link))
+        return list(dict.fromkeys(link.owner.interface for link in links if link.owner and link.owner[:4] == wanted))
 
     def _known_network(self, name: str) -> _KnownNetwork:
         """By its name, or as SITE/NETWORK where two sites have one of that name."""

@@ -17,7 +17,7 @@ from ductwork.relocation import facts_after
 from ductwork.resources import HOST, IPAddress, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, Route, State
 from ductwork.resources.base import SHARED
 from ductwork.services import antispoof, ruleset
-from ductwork.site.model import Site
+from ductwork.site.model import Network, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,13 @@ def owners_of(host: Iterable[Resource], site: str | None, origin: str | None) ->
     """The containers that the host's links of a site and origin (None: of any) lead to."""
     owners = (link.owner for link in host if isinstance(link, Link) and link.owner and link.owner.container)
     return [o.container for o in owners if site in (None, o.site) and origin in (None, o.origin)]
+
+
+def links_of(network: Network, host: str, plugged_into: str, attachment: tuple[str, str]) -> frozenset[str] | None:
+    """The host's links that an attachment is about; None: all there is, where the host has a way to the container besides."""
+    if on_host(getattr(network.options, "host_access", {}), host) is not None:
+        return None
+    return frozenset({plugged_into, *desire.nics_of(network, host), host_ifname(*attachment)})
 
 
 def _owned(resource: Resource, site: str, origin: str, observed: State) -> bool:
@@ -192,12 +199,8 @@ class Attach:
 
     @property
     def links(self) -> frozenset[str] | None:
-        """What is plugged in and where; all there is, where the host gets a way to the container besides."""
         attachment = self.site.attachments[0]
-        network = self.site.networks[attachment.network]
-        if on_host(getattr(network.options, "host_access", {}), self.host) is not None:
-            return None
-        return frozenset({self.bridge, *desire.nics_of(network, self.host), host_ifname(*attachment.id)})
+        return links_of(self.site.networks[attachment.network], self.host, self.bridge, attachment.id)
 
     @property
     def title(self) -> str:
