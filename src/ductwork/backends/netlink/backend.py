@@ -27,6 +27,7 @@ from ductwork.resources import (
     Delete,
     FdbEntry,
     IpvlanSpec,
+    Key,
     Link,
     MacvlanSpec,
     Neighbour,
@@ -102,7 +103,7 @@ class NetlinkBackend:
         found += _known(decode.address(netns, names, owners, answer) for answer in opened.dump(encode.RTM_GETADDR, bytes(8)))
         table = MAIN_TABLE if netns else _ALL_TABLES
         answers = opened.dump(encode.RTM_GETROUTE, encode.routes_request(table))
-        found += _known(decode.route(netns, names, owners, answer) for answer in answers)
+        found += _told_apart(decode.route(netns, names, owners, answer) for answer in answers)
         if any(link.kind == "vxlan" and link.owner for link in links):
             found += _read_neighbours(opened, netns, names, owners)
             found += _read_fdb(opened, netns, [link for link in links if link.kind == "vxlan" and link.owner])
@@ -234,6 +235,17 @@ def _read_vlans(opened: NetlinkSocket, links: Sequence[Link], *, all_of_them: bo
 
 def _known(found: Iterable[T | None]) -> Iterable[T]:
     return (resource for resource in found if resource is not None)
+
+
+def _told_apart(read: Iterable[Route | None]) -> Iterable[Route]:
+    """The kernel keeps several routes of one key, if somebody appends them, and takes the first; we know one. Replacing would
+    hit the first, so that foreign ones cannot be carried; one of ours is what we know."""
+    found: dict[Key, Route] = {}
+    for route in _known(read):
+        first = found.setdefault(route.key, route)
+        if first is not route and first.owner is None:
+            found[route.key] = route if route.owner else replace(first, link="multipath", carried=False)
+    return found.values()
 
 
 def _read_neighbours(

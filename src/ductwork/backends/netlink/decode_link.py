@@ -98,7 +98,7 @@ def link(netns: str, body: bytes, found: Attributes) -> Link:
 
 
 def _spec(netns: str, kind: str, info: Attributes, found: Attributes, owner: Owner | None) -> Spec:
-    if owner and owner.device and netns:
+    if owner and owner.device:  # in its container, or sent home by the kernel when that died
         return NicSpec(owner.device)
     if kind == "veth":
         return VethSpec(owner.container, owner.interface) if owner and not netns else VethSpec("", "")

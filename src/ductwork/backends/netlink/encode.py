@@ -69,9 +69,10 @@ def _address_body(address: Address, index: int) -> bytes:
 
 
 def new_address(address: Address, index: int) -> Message:
+    """One that is carried is not doubted again (IFA_F_NODAD): it has been in use on another link of this host."""
     body = _address_body(address, index)
     if address.details:
-        body += _details(address, address.details)
+        body += _carried(address, address.details, nodad=True)
     elif address.address.version == 6:
         body += u32(8, IFA_F_NODAD if address.nodad else 0)
         body += attribute(6, _CACHEINFO.pack(0, FOREVER, 0, 0)) if address.deprecated else b""
@@ -82,16 +83,21 @@ def new_address(address: Address, index: int) -> Message:
     return Message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def _details(address: Address, details: AddressDetails) -> bytes:
-    """It is not doubted again (IFA_F_NODAD): it has been in use on another link of this host."""
-    flags = IFA_F_NODAD if address.address.version == 6 else 0
+def without_nodad(address: Address, details: AddressDetails, index: int) -> Message:
+    """The flag is taken away afterwards, which begins no detection (inet6_addr_modify)."""
+    body = _address_body(address, index) + _carried(address, details, nodad=False)
+    return Message(RTM_NEWADDR, NLM_F_REPLACE, body)
+
+
+def _carried(address: Address, details: AddressDetails, *, nodad: bool) -> bytes:
+    flags = IFA_F_NODAD if nodad and address.address.version == 6 else 0
     flags |= IFA_F_NOPREFIXROUTE if details.noprefixroute else 0
     flags |= IFA_F_MANAGETEMPADDR if details.mngtmpaddr else 0
     body = u32(8, flags)
     body += text(3, details.label) if details.label else b""
     body += attribute(4, details.broadcast.packed) if details.broadcast else b""
     body += u32(9, details.metric) if details.metric else b""
-    body += attribute(11, bytes([details.protocol])) if details.protocol and not address.owner else b""
+    body += attribute(11, bytes([details.protocol])) if details.protocol else b""
     valid, preferred = details.valid_seconds, details.preferred_seconds
     if valid is not None or preferred is not None:
         times = (FOREVER if preferred is None else preferred, FOREVER if valid is None else max(1, valid))
@@ -124,11 +130,17 @@ def _route_body(route: Route, index: int) -> bytes:
 
 
 def new_route(route: Route, index: int, replace: bool = False) -> Message:
-    body = _route_body(route, index) + (_carried(route.details) if route.details else b"")
+    body = _route_body(route, index) + (_attributes(route.details) if route.details else b"")
     return Message(RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), body)
 
 
-def _carried(details: RouteDetails) -> bytes:
+def beside(route: Route, index: int) -> Message:
+    """A subnet's route of the kernel's stands beside those of other links; replacing would hit the first of them."""
+    body = _route_body(route, index) + (_attributes(route.details) if route.details else b"")
+    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, body)
+
+
+def _attributes(details: RouteDetails) -> bytes:
     body = nested(8, *(u32(kind, value) for kind, value in details.metrics)) if details.metrics else b""
     body += attribute(20, bytes([details.pref])) if details.pref is not None else b""
     body += u32(11, details.realms) if details.realms else b""

@@ -41,7 +41,8 @@ def move_in(places: Places, opened: NetlinkSocket, link: Link, device: str) -> s
 
 
 def way_back(places: Places, link: Link, device: str, fd: int) -> Message | None:
-    """The request that moves it home, `fd` being a descriptor of the host's namespace; None where its name is taken there."""
+    """The request that moves it home, `fd` being a descriptor of the host's namespace; None where its name is taken there. One
+    whose container has died is there already, under the name that it had in it (default_device_exit_net)."""
     if _is_there(places.host, encode_link.ifinfo() + text(3, device)):
         return None
     return encode_link.move_home(link.index, fd, device)

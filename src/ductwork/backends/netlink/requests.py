@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ductwork.backends.netlink import encode, encode_link, nics
 from ductwork.backends.netlink.places import Places
-from ductwork.backends.netlink.wire import DONE, Message, NetlinkSocket
+from ductwork.backends.netlink.wire import DONE, NLM_F_APPEND, Message, NetlinkSocket
 from ductwork.resources import (
     HOST,
     Address,
@@ -36,6 +36,7 @@ from ductwork.resources import (
     VxlanSpec,
     key_of,
 )
+from ductwork.resources.route import KERNEL_PROTOCOL
 
 _THERE = frozenset({errno.EEXIST})
 _ABSENT = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
@@ -119,8 +120,10 @@ class Context:
             case Create(Port() as port):
                 for message in self._new_port(position, port):
                     batch.add(self.spoken_for(position), message)
+            case Create(Address() as address):
+                self._create_address(position, address, batch)
             case Create(after):
-                batch.add(position, self._creation(after), _THERE if isinstance(after, Address) else frozenset())
+                batch.add(position, self._creation(after))
             case Delete(Link(spec=OvsSpec())):
                 pass  # it goes with its switch
             case Delete(Link(spec=NicSpec(device)) as link):
@@ -129,7 +132,7 @@ class Context:
                 batch.add(position, self._deletion(before), _ABSENT)
             case Update(before, after):
                 for message in self._change(before, after):
-                    batch.add(position, message, _ABSENT if message.type == encode.RTM_DELROUTE else frozenset())
+                    batch.add(position, message, _forgiven(message))
 
     def _index(self, name: str, netns: str | None = None) -> int:
         index = self._places.index(self._netns if netns is None else netns, name)
@@ -210,10 +213,14 @@ class Context:
         if port.isolated:
             yield encode_link.isolate(index, isolated=True)
 
+    def _create_address(self, position: int, address: Address, batch: Batch) -> None:
+        index = self._index(address.link)
+        batch.add(position, encode.new_address(address, index), _THERE)
+        if address.details and address.address.version == 6 and not address.nodad:
+            batch.add(position, encode.without_nodad(address, address.details, index))
+
     def _creation(self, after: Resource) -> Message:
         match after:
-            case Address():
-                return encode.new_address(after, self._index(after.link))
             case Route():
                 return encode.new_route(after, self._index(after.link))
             case Neighbour():
@@ -274,10 +281,24 @@ class Context:
             yield encode_link.isolate(index, after.isolated)
 
     def _change_route(self, before: Route, after: Route) -> Iterator[Message]:
-        """A route is known by destination, metric, table and TOS; one that differs in these is another, which comes first."""
-        yield encode.new_route(after, self._index(after.link), replace=True)
-        if (before.to, before.metric, before.table, before.tos) != (after.to, after.metric, after.table, after.tos):
+        """A route is known by destination, metric, table and TOS; one that differs in these is another, which comes first. So
+        is a subnet's of the kernel's on another link."""
+        index = self._index(after.link)
+        stands_beside = after.protocol == KERNEL_PROTOCOL and before.link != after.link
+        yield encode.beside(after, index) if stands_beside else encode.new_route(after, index, replace=True)
+        if stands_beside or _known_by(before) != _known_by(after):
             yield encode.delete_route(before, self._index(before.link))
+
+
+def _forgiven(message: Message) -> frozenset[int]:
+    """What a part of a change may be answered, since it is so already."""
+    if message.type == encode.RTM_DELROUTE:
+        return _ABSENT
+    return _THERE if message.flags & NLM_F_APPEND and message.type == encode.RTM_NEWROUTE else frozenset()
+
+
+def _known_by(route: Route) -> tuple[object, ...]:
+    return (route.to, route.metric, route.table, route.tos)
 
 
 def _peer_of(link: Link, spec: VethSpec) -> Link:
