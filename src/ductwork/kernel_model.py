@@ -5,10 +5,15 @@ Invariant: `KernelModel.do` changes a state as the kernel would; a differential 
 
     veth's host end made    the other end is there, down; making that one is putting it up
     link deleted            its peer, ports, addresses, routes, neighbours, entries and own sysctls go
-    link taken down         its routes, neighbours and IPv6 addresses go
+    NIC lent to a container it is gone from the host, with all that was on it; it comes back down
+    link taken down         its routes, neighbours and IPv6 addresses go; VLAN devices on it go down, and come up with it
     link's MTU below 1280   all that is IPv6 on it goes (addrconf_ifdown), its sysctls too
     disable_ipv6 set        its IPv6 addresses and routes go
-    link's MAC changed      its neighbours go, permanent ones too (neigh_changeaddr)
+    link's MAC changed      its neighbours go, permanent ones too (neigh_changeaddr); a passthru macvlan and its parent have
+                            one MAC, so have all ipvlans and theirs
+    link's MTU lowered      those of VLAN devices and macvlans on it are lowered too
+    ipvlan made             all others on its parent take on its mode (ipvlan_set_port_mode)
+    bridge's VLANs          a port that was told nothing is in VLAN 1; it has none where the bridge does not tell them apart
     IPv4 address deleted    the secondaries of its subnet go (promote_secondaries 0); with the last holder of an address, the
                             routes that have it as their source, on any link (fib_sync_down_addr); with the link's last
                             address, its IPv4 routes and neighbours (fib_disable_ip)
@@ -21,21 +26,29 @@ from dataclasses import replace
 from ipaddress import IPv4Interface
 
 from ductwork.resources import (
+    HOST,
     Address,
+    BridgeSpec,
     Create,
     Delete,
     IPAddress,
+    IpvlanSpec,
     Key,
     Link,
+    MacvlanSpec,
     Neighbour,
     NftTable,
+    NicSpec,
     Operation,
+    Port,
+    PortVlans,
     Resource,
     Route,
     State,
     Sysctl,
     Update,
     VethSpec,
+    VlanSpec,
 )
 
 IPV6_MIN_MTU = 1280
@@ -82,16 +95,36 @@ class KernelModel:
             present = self.state.get(resource.key)
             secondary = present.secondary if isinstance(present, Address) else bool(self._same_subnet(resource))
             resource = replace(resource, secondary=secondary)
+        if isinstance(resource, Port):
+            bridge = self.state.get(Key("link", resource.netns, (resource.bridge,)))
+            resource = _on_bridge(resource, bridge) if isinstance(bridge, Link) else resource
         self.state[resource.key] = resource
         self._index(resource)
 
     def _create_link(self, link: Link) -> None:
         present = self.state.get(link.key)
-        if link.absorbed_by and isinstance(present, Link):
-            link = replace(present, up=present.up or link.up)
+        match link.spec:
+            case NicSpec(device=device):
+                self._remove_key(Key("link", HOST, (device,)))
+            case IpvlanSpec() as spec:
+                link = self._on_parent(link, spec)
+            case MacvlanSpec(mode="passthru", parent=parent):
+                above = self.state.get(Key("link", HOST, (parent,)))
+                link = replace(link, mac=above.mac) if isinstance(above, Link) else link
+            case VethSpec() if link.absorbed_by and isinstance(present, Link):
+                link = replace(present, up=present.up or link.up)
         self._put(link)
         if isinstance(link.spec, VethSpec) and not link.netns:
             self._put(_peer(link, link.spec))
+
+    def _on_parent(self, link: Link, spec: IpvlanSpec) -> Link:
+        parent = self.state.get(Key("link", HOST, (spec.parent,)))
+        if not isinstance(parent, Link):
+            return link
+        for other in self.dependents(parent.key):
+            if isinstance(other, Link) and isinstance(other.spec, IpvlanSpec):
+                self._put(replace(other, spec=replace(other.spec, mode=spec.mode)))
+        return replace(link, mac=parent.mac)
 
     def _remove(self, resource: Resource) -> None:
         removed = self.state.pop(resource.key, None)
@@ -99,6 +132,8 @@ class KernelModel:
             return
         if isinstance(removed, Link):
             self._remove_with_link(removed)
+            if isinstance(removed.spec, NicSpec):
+                self._put(replace(removed, netns=HOST, name=removed.spec.device, up=False, spec=None, owner=None))
         elif isinstance(removed, Address) and removed.address.version == 4:
             self._after_address(removed)
         elif isinstance(removed, NftTable):
@@ -178,6 +213,16 @@ class KernelModel:
         for dependent in self.dependents(after.key):
             if _dies_by(before, after, dependent):
                 self.state.pop(dependent.key, None)
+            elif isinstance(dependent, Port):
+                self._put(dependent)
+            elif isinstance(dependent, Link):
+                follows = _following(before, after, dependent)
+                if follows != dependent:
+                    self._update(dependent, follows)
+        if isinstance(after.spec, MacvlanSpec) and after.spec.mode == "passthru" and before.mac != after.mac:
+            parent = self.state.get(Key("link", HOST, (after.spec.parent,)))
+            if isinstance(parent, Link) and parent.mac != after.mac:
+                self._update(parent, replace(parent, mac=after.mac))
 
 
 def _dies_without_ipv6(resource: Resource) -> bool:
@@ -187,6 +232,26 @@ def _dies_without_ipv6(resource: Resource) -> bool:
         case Route(to=to):
             return to.version == 6
     return False
+
+
+def _on_bridge(port: Port, bridge: Link) -> Port:
+    """A port as its bridge has it."""
+    vlans = (port.vlans or PortVlans()) if isinstance(bridge.spec, BridgeSpec) else None
+    return port if vlans == port.vlans else replace(port, vlans=vlans)
+
+
+def _following(before: Link, after: Link, above: Link) -> Link:
+    """What a change of its parent makes of a link."""
+    match above.spec:
+        case VlanSpec():
+            up = after.up if before.up != after.up else above.up
+            return replace(above, up=up, mtu_bytes=min(above.mtu_bytes, after.mtu_bytes))
+        case MacvlanSpec(mode=mode):
+            mac = after.mac if mode == "passthru" else above.mac
+            return replace(above, mac=mac, mtu_bytes=min(above.mtu_bytes, after.mtu_bytes))
+        case IpvlanSpec():
+            return replace(above, mac=after.mac)
+    return above
 
 
 def _local_address(resource: Resource) -> IPAddress | None:
