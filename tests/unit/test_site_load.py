@@ -306,6 +306,7 @@ def test_the_schema_for_editors() -> None:
         assert found["additionalProperties"] is not True
         for key, value in found.get("properties", {}).items():
             assert value.get("description"), key
+            assert not isinstance(value.get("default"), dict), key
     drivers = schema["properties"]["networks"]["patternProperties"]
     (choice,) = drivers.values()
     assert set(choice["discriminator"]["mapping"]) == set(DRIVERS)

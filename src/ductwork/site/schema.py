@@ -181,7 +181,7 @@ class AttachmentModel(Model):
     routes: tuple[RouteModel, ...] = Field(default=(), strict=False, description="static routes in the container")
     mtu: Mtu = Field(default=None, description="of this attachment's links; default: the network's")
     rate: RateLimits = Field(
-        default=Rate(), description="limits, as the container sees them: {ingress: 100mbit, egress: 20mbit}"
+        default_factory=Rate, description="limits, as the container sees them: {ingress: 100mbit, egress: 20mbit}"
     )
     spoofing: Literal["deny", "allow"] = Field(
         default="deny", description="deny: only its own MAC and addresses leave the container"
@@ -199,14 +199,14 @@ class NetworkModel(Model):
     )
     subnets: Annotated[tuple[Subnet, ...], OneOrMany()] = Field(default=(), description="the same as `subnet`")
     gateway: Annotated[tuple[Address, ...], OneOrMany()] = Field(
-        default=(), description="default gateway of its containers, held by the host; default: the subnet's first address"
+        default=(), description="default gateway of its containers; default: the subnet's first address where the host holds it"
     )
     gateways: Annotated[tuple[Address, ...], OneOrMany()] = Field(default=(), description="the same as `gateway`")
     host_addresses: Annotated[dict[str, Annotated[tuple[Address, ...], OneOrMany()]], OnePerHost()] = Field(
         default={}, description="an address of each host's own in the network"
     )
     nat: NatRule = Field(
-        default=None, description="what leaves for anywhere outside; default: masquerade where there is a gateway"
+        default=None, description="what leaves for anywhere outside; default: masquerade where the host holds a gateway"
     )
     internal: bool = Field(default=False, description="no gateway, no way out")
     isolated: bool = Field(
