@@ -63,7 +63,14 @@ class NftablesBackend:
         return [r for r in found if not isinstance(r, NftElement) or not links.isdisjoint(r.parts)]
 
     def look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
-        """Those of them that are there, of the bridge table; the sets themselves are not read."""
+        """Those of them that are there, of the bridge table; the sets themselves are not read. All of a port's come and go in one
+        transaction: a port that is not checked has no others."""
+        found = self._look_up([element for element in elements if element.set_name == "checked"])
+        checked = {element.parts[0] for element in found}
+        others = [e for e in elements if e.set_name != "checked" and e.parts[0] in checked]
+        return found + self._look_up(others)
+
+    def _look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
         return self._socket.look_up(elements) if elements else []
 
     def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:

@@ -188,8 +188,9 @@ class Link:
                 words = ["id", str(spec.vni), "dstport", str(spec.port)]
                 words += ["local", str(spec.local)] if spec.local else []
                 return words + (["dev", spec.underlay] if spec.underlay else [])
-            case BridgeSpec():
-                return ["vlan_filtering", "1"]
+            case BridgeSpec() | None if self.kind == "bridge":
+                # What is addressed to it, such as LLDP, does not come by the packet filter, and would teach it any MAC.
+                return ["no_linklocal_learn", "1", *(["vlan_filtering", "1"] if self.spec else [])]
             case VlanSpec(vid=vid):
                 return ["id", str(vid)]
             case MacvlanSpec(mode=mode) | IpvlanSpec(mode=mode):

@@ -7,6 +7,7 @@ carry their owner as a comment.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 from ductwork.resources.base import HOST, Argv, Key, Owner, Place, Resource
@@ -72,8 +73,7 @@ class NftElement:
     def requires(self) -> tuple[Key, ...]:
         """All that filters packets beside it, too: as long as a network has elements, whoever is attached to it finds the
         sets for its own."""
-        tables = (Key("nft-table", self.netns, (family, self.table)) for family in ("inet", "bridge"))
-        return (*tables, *(Key("iptables", self.netns, (family,)) for family in ("ip", "ip6")))
+        return _packet_filter(self.netns, self.table)
 
     @property
     def text(self) -> str:
@@ -100,6 +100,12 @@ class NftElement:
     @property
     def _set(self) -> str:
         return f"{self.family} {self.table} {self.set_name}"
+
+
+@lru_cache(8)
+def _packet_filter(netns: str, table: str) -> tuple[Key, ...]:
+    tables = (Key("nft-table", netns, (family, table)) for family in ("inet", "bridge"))
+    return (*tables, *(Key("iptables", netns, (family,)) for family in ("ip", "ip6")))
 
 
 def _is_literal(part: str) -> bool:

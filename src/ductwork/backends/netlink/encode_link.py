@@ -34,6 +34,7 @@ _BR_VLAN_MSG = struct.Struct("=Bxxxi")
 _U16 = struct.Struct("=H")
 _S32 = struct.Struct("=i")
 _VLAN_INFO = struct.Struct("=HH")
+_BOOLEANS = struct.Struct("=II")
 
 _NO_LINK_LOCAL = nested(26, nested(10, attribute(8, b"\x01")))
 """IFLA_AF_SPEC, AF_INET6, IFLA_INET6_ADDR_GEN_MODE: IN6_ADDR_GEN_MODE_NONE."""
@@ -94,7 +95,13 @@ def parent_data(spec: VlanSpec | MacvlanSpec | IpvlanSpec) -> bytes:
 
 
 def bridge_data(spec: BridgeSpec | None) -> bytes:
-    """IFLA_BR_VLAN_FILTERING."""
+    """IFLA_BR_MULTI_BOOLOPT with BR_BOOLOPT_NO_LL_LEARN alone: what is addressed to the bridge itself, such as LLDP, does not
+    come by the packet filter, and would teach it any MAC (seen on 6.18)."""
+    return attribute(46, _BOOLEANS.pack(1, 1)) + (_telling_vlans_apart(spec) if spec else b"")
+
+
+def _telling_vlans_apart(spec: BridgeSpec | None) -> bytes:
+    """IFLA_BR_VLAN_FILTERING, which some kernels have not, even to switch it off."""
     return attribute(7, b"\1" if spec else b"\0")
 
 
@@ -137,7 +144,7 @@ def update_link(index: int, before: Link, after: Link) -> Message:
 
 def update_bridge(index: int, after: BridgeSpec | None) -> Message:
     """Whether it tells VLANs apart is a matter of its kind, which RTM_SETLINK does not look at."""
-    return Message(RTM_NEWLINK, 0, ifinfo(index) + nested(18, text(1, "bridge"), nested(2, bridge_data(after))))
+    return Message(RTM_NEWLINK, 0, ifinfo(index) + nested(18, text(1, "bridge"), nested(2, _telling_vlans_apart(after))))
 
 
 def isolate(index: int, isolated: bool) -> Message:

@@ -159,7 +159,7 @@ class Context:
                 data = encode_link.veth_peer(_peer_of(link, spec), index, netns_fd)
             case VxlanSpec() as spec:
                 data = encode_link.vxlan_data(spec, self._index(spec.underlay) if spec.underlay else 0)
-            case BridgeSpec() as spec:
+            case BridgeSpec() | None as spec if link.kind == "bridge":
                 data = encode_link.bridge_data(spec)
             case VlanSpec() | MacvlanSpec() | IpvlanSpec() as spec:
                 data = encode_link.parent_data(spec)
