@@ -132,9 +132,9 @@ attachments: [{container: web, network: a, address: [10.1.1.1, "fd00::1"]}]
         """
 hosts: {alpha: {address: 192.168.1.1/24}, beta: {address: 192.168.1.2/24}}
 networks:
-  a: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, vlan: 100, subnet: 192.168.1.0/24, trunk: 100-200}
-  b: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, vlan: 200, subnet: 192.168.1.0/24}
-  lan: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, subnet: 192.168.1.0/24, allocate: 192.168.1.64/26}
+  a: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, vlan: 100, subnet: &s 192.168.1.0/24, trunk: 100-200}
+  b: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, vlan: 200, subnet: *s, gateway: &g 192.168.1.254}
+  lan: {driver: bridge, bridge: br0, uplink: {alpha: eth1, beta: eth2}, subnet: *s, gateway: *g}
 attachments:
   - {container: one, host: alpha, network: a, address: 192.168.1.10}
   - {container: two, host: alpha, network: b, address: 192.168.1.10}
@@ -187,6 +187,20 @@ attachments:
         # a parent has no ports
         "networks: {a: {driver: macvlan, parent: eth1}}\nattachments:\n"
         + "".join(f"- {{container: c{number}, network: a}}\n" for number in range(1100)),
+        # a range of each host's own in the one family that is asked for; a tunnel out by the NIC that is an uplink
+        """
+hosts: {alpha: {address: 10.1.1.1/24}, beta: {address: 10.1.1.2/24}}
+networks:
+  a:
+    driver: bridge
+    uplink: eth1
+    subnets: [10.1.1.0/24, "fd00::/64"]
+    allocate: {alpha: 10.1.1.64/26, beta: 10.1.1.128/26}
+  t: {driver: vxlan, vni: 7, underlay: eth1, hosts: [alpha, beta]}
+attachments:
+  - {container: one, host: alpha, network: a}
+  - {container: two, host: beta, network: a}
+""",
         # lists left empty, and what is not in this version said not to be wanted
         "routers: []\nports: []\nattachments:\nhosts:\nnetworks: {a: {driver: bridge, isolated: false}}",
     ],

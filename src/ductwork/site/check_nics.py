@@ -84,19 +84,22 @@ def _uses(draft: Draft, host: str, names: list[str]) -> Iterator[Use]:
         network = draft.networks[name]
         for key in (*NIC_KEYS, "underlay"):
             for path, where, nic in per_host(network, key):
-                if where == host or (not where and host not in getattr(network, key)):
+                if where in (host, ""):
                     yield Use(name, key, nic, at(name, path), bridge_name(name, network) if key == "uplink" else "")
 
 
 def _not_a_nic(use: Use, made: dict[str, str]) -> tuple[str, str] | None:
-    """(message, hint). A tunnel may go out by a bridge that has taken a NIC over."""
-    if use.key == "underlay" or use.nic not in made:
+    """(message, hint)"""
+    if use.nic not in made:
         return None
     what = made[use.nic]
     if what.startswith("VLAN "):
         nic, _, vlan = use.nic.rpartition(".")
         return f"`{use.nic}` is {what}, which is made by ductwork", f"write `{nic}` here, and `vlan: {vlan}` beside it"
-    return f"`{use.nic}` is made by ductwork for {what}", "write the name of a NIC that the host has by itself"
+    hint = "write the name of a NIC that the host has by itself"
+    if use.key == "underlay":
+        hint += ": the tunnel goes out by its bridge where it is an `uplink`"
+    return f"`{use.nic}` is made by ductwork for {what}", hint
 
 
 def _clash(use: Use, other: Use) -> tuple[str, str] | None:
