@@ -16,6 +16,7 @@ from host import World, build_world, same
 from lan import Lan
 
 from ductwork.engine import AttachRequest
+from ductwork.errors import DuctworkError
 from ductwork.naming import host_ifname
 
 pytestmark = pytest.mark.netns
@@ -186,3 +187,177 @@ def test_frames_for_the_bridge_itself_teach_it_nothing(world: World, group: int)
     destination = f"01:80:c2:00:00:{group:02x}"
     it.arrives({str(mac): it.frame(EXPERIMENT, b"", mac, destination) for mac in (NOBODY_MAC, it.victim)})
     assert learnt(world) == before
+
+
+ALLOWED = SITE.replace('"fd00:1::2"]}', '"fd00:1::2"], spoofing: allow}')
+ELSEWHERE = SITE.replace("10.1.1.2", "10.1.1.9").replace("fd00:1::2", "fd00:1::9")
+FREE = """
+networks:
+  lan: {driver: bridge}
+attachments:
+  - {container: "netns:<web>", network: lan}
+  - {container: "netns:<db>", network: lan}
+"""
+
+
+def elements(world: World) -> set[str]:
+    """The ports that the sets of the bridge table name."""
+    listed = json.loads(sh(world.host, "nft", "-j", "list", "table", "bridge", "ductwork"))["nftables"]
+    values = [e["elem"]["val"] for entry in listed for e in entry.get("set", {}).get("elem", ())]
+    return {value["concat"][0] if isinstance(value, dict) else value for value in values}
+
+
+def port(world: World, name: str) -> str:
+    return host_ifname(f"netns:{world.names[name]}", "eth1")
+
+
+def test_allowed_is_allowed(world: World) -> None:
+    world.settle(SITE)
+    assert elements(world) == {port(world, "web"), port(world, "db")}
+    world.settle(ALLOWED)
+    assert elements(world) == {port(world, "db")}
+    it = villain(world)
+    sent = {what: frame for what, frame in dishonest(it) if "a group's" not in what}
+    assert it.arrives(sent) == set(sent)
+    world.settle(SITE)
+    assert it.arrives(sent) == set()
+
+
+def test_who_moves_takes_the_new_address_for_the_old(world: World) -> None:
+    world.settle(SITE)
+    it = villain(world)
+    old, new = (it.frame(IPV4, udp4(address, DB4)) for address in (OWN4, "10.1.1.9"))
+    assert it.arrives({"old": old, "new": new}) == {"old"}
+    world.settle(ELSEWHERE)
+    assert it.arrives({"old": old, "new": new}) == {"new"}
+    assert ping(world.names["web"], DB6)
+
+
+def test_without_addresses_the_mac_is_checked(world: World) -> None:
+    world.settle(FREE)
+    it = Villain(world, mac_of(world.names["web"]), mac_of(world.names["db"]), "fe80::1")
+    mine = {
+        "IPv4": it.frame(IPV4, udp4("192.0.2.7", DB4)),
+        "ARP": it.frame(ARP, frames.arp(REPLY, it.mac, "192.0.2.7", DB4)),
+        "IPv6": it.v6(udp6("2001:db8::7", GROUP6)),
+        "NA": it.v6(icmp6("2001:db8::7", GROUP6, ADVERTISE, neighbour("2001:db8::7", TARGET_MAC, it.mac))),
+    }
+    others = {f"{what}, another's": frame[:6] + frames.raw(NOBODY_MAC) + frame[12:] for what, frame in mine.items()}
+    others["ARP, another's inside"] = it.frame(ARP, frames.arp(REPLY, NOBODY_MAC, "192.0.2.7", DB4))
+    assert it.arrives(mine | others) == set(mine)
+
+
+def test_a_container_that_starts_anew(world: World) -> None:
+    world.settle(SITE)
+    world.kill("web")
+    world.settle(SITE)
+    assert elements(world) == {port(world, "db")}, "a dead one has nothing to send"
+    world.container("web")
+    world.settle(SITE)
+    it = villain(world)
+    assert it.arrives(dict(dishonest(it))) == set()
+    world.kill("web")
+    world.container("web")
+    world.settle(SITE)
+    assert villain(world).arrives(dict(dishonest(it))) == set()
+
+
+def test_by_hand(world: World) -> None:
+    """As a container of the file; what it has goes with it, also when it has died before."""
+    world.settle(SITE)
+    before = world.snapshot()
+    name = f"netns:{world.container('third')}"
+    third = host_ifname(name, "eth1")
+    before["third"] = world.snapshot()["third"]
+
+    def attach() -> None:
+        world.engine(lambda engine: engine.attach(AttachRequest(name, "lan", "eth1")))
+
+    attach()
+    assert elements(world) == {port(world, "web"), port(world, "db"), third}
+    it = villain(world)
+    spoofed = it.frame(EXPERIMENT, b"spoofed", NOBODY_MAC)
+    last = it.frame(EXPERIMENT, b"last", mac_of(world.names["third"]))
+    with Ear(world.names["db"], "eth1") as ear:
+        frames.send(world.names["third"], "eth1", spoofed, last)
+        ear.until(last)
+        assert not ear.has(spoofed)
+    world.engine(lambda engine: engine.detach(name, "lan"))
+    same(before, world.snapshot())
+    attach()
+    world.engine(lambda engine: engine.undo())
+    same(before, world.snapshot())
+    for take_away in (lambda: world.engine(lambda engine: engine.detach(name, "lan")), lambda: world.apply(SITE)):
+        attach()
+        world.kill("third")
+        assert third in elements(world)
+        take_away()
+        assert elements(world) == {port(world, "web"), port(world, "db")}
+        world.container("third")
+
+
+def test_by_hand_where_the_filter_is_gone(world: World) -> None:
+    """Nothing is plugged in unchecked."""
+    world.settle(SITE)
+    name = f"netns:{world.container('third')}"
+    sh(world.host, "nft", "flush", "ruleset")
+    before = world.snapshot()
+    with pytest.raises(DuctworkError, match="table bridge ductwork has no set checked any more"):
+        world.engine(lambda engine: engine.attach(AttachRequest(name, "lan", "eth1")))
+    same(before, world.snapshot())
+    world.settle(SITE)
+    world.engine(lambda engine: engine.attach(AttachRequest(name, "lan", "eth1")))
+
+
+def test_one_of_two_sites_leaves(world: World) -> None:
+    """The other one's containers are still checked, and whoever is attached to it."""
+    other = (
+        'networks: {lan2: {driver: bridge, subnet: 10.2.2.0/24}}\nattachments: [{container: "netns:<third>", network: lan2}]'
+    )
+    world.container("third")
+    world.settle(SITE)
+    world.settle(other, "other")
+    world.destroy("office")
+    assert elements(world) == {port(world, "third")}
+    world.kill("third")
+    world.settle(other, "other")
+    world.engine(lambda engine: engine.attach(AttachRequest(f"netns:{world.names['web']}", "lan2", "eth1")))
+    assert elements(world) == {port(world, "web")}
+
+
+UPLINKED = """
+networks:
+  lan: {driver: bridge, bridge: dw-lan, uplink: eth0, subnet: 192.168.1.0/24, gateway: 192.168.1.254}
+attachments:
+  - {container: "netns:<web>", network: lan, address: 192.168.1.150}
+  - {container: "netns:<db>", network: lan, address: 192.168.1.151}
+"""
+
+
+def test_on_the_real_lan(world: World, netns: Callable[[str], str]) -> None:
+    """Neither the machines of the LAN nor its switch see anything of it."""
+    lan = Lan(netns)
+    lan.plug_in(world.host)
+    world.names["db"], db = lan.machine("other", "192.168.1.9/24"), world.names["db"]
+    world.names["db2"] = db
+    world.apply(UPLINKED.replace("<db>", "<db2>"))
+    web, other = world.names["web"], world.names["db"]
+    assert until(lambda: ping(web, "192.168.1.9"))
+    it = Villain(world, mac_of(web), mac_of(other, "eth0"), "fe80::1")
+    before = switch_learnt(lan)
+    bad = {
+        "MAC": it.frame(EXPERIMENT, b"bad", NOBODY_MAC),
+        "address": it.frame(IPV4, udp4("192.168.1.254", "192.168.1.9")),
+        "ARP": it.frame(ARP, frames.arp(REPLY, it.mac, "192.168.1.254", "192.168.1.9")),
+        "VLAN": tagged(it.frame(IPV4, udp4("192.168.1.150", "192.168.1.9")), 5),
+    }
+    last = it.frame(EXPERIMENT, b"last")
+    with Ear(other, "eth0") as ear:
+        frames.send(web, "eth1", *bad.values(), last)
+        ear.until(last)
+        assert not [what for what, frame in bad.items() if ear.has(frame)]
+    assert switch_learnt(lan) == before
+
+
+def switch_learnt(lan: Lan) -> set[str]:
+    return {e["mac"] for e in json.loads(run("bridge", "-n", lan.switch, "-j", "fdb", "show", "br", "lan", "dynamic"))}
