@@ -14,6 +14,9 @@ from pathlib import Path
 NETNS = Path(__file__).parents[1] / "netns"
 
 sys.path.insert(0, str(NETNS))
+import docker_host  # noqa: E402
+
+docker_host.START_SECONDS = 120.0  # fifteen are usual in an emulated machine
 _spec = importlib.util.spec_from_file_location("netns_conftest", NETNS / "conftest.py")
 assert _spec
 assert _spec.loader

@@ -114,11 +114,9 @@ class Machine:
         self._status = folder / f"{number}.status"
         image = folder / f"{number}.initramfs"
         image.write_bytes(b"".join(_initramfs(kernel, command)))
-        self._process = subprocess.Popen(
-            [*_qemu(kernel, folder), "-serial", f"file:{self.console}", "-initrd", str(image), "-append"]
-            + [f"console=ttyS0 loglevel=4 panic=-1 {_QUICK} DUCTWORK_VM={number}"],
-            stdin=subprocess.DEVNULL,
-        )
+        argv = [*_qemu(kernel, folder), "-serial", f"file:{self.console}", "-initrd", str(image)]
+        argv += ["-append", f"console=ttyS0 loglevel=4 panic=-1 {_QUICK} DUCTWORK_VM={number}"]
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
     def alive(self) -> bool:
         return self._process.poll() is None
