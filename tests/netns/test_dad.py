@@ -301,7 +301,7 @@ def test_a_busy_lan_does_not_drown_the_answer(lan: Lan) -> None:
     """More than the socket holds comes in, of what nobody asked for."""
     noisy, host = lan.machine("noisy", V4), lan.machine("host")
     asked = Probe("eth0", V4)
-    noise = b"\xff" * 6 + bytes.fromhex("020000000098 0800") + bytes(1400)
+    noise = b"\xff" * 6 + bytes.fromhex("020000000098 88b5") + bytes(1400)
     sender = inside(noisy, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
     with inside(host, lambda: Watch(["eth0"])) as watch, sender:
         inside(noisy, lambda: sender.bind(("eth0", 0)))
