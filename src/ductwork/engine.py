@@ -235,7 +235,8 @@ class Engine:
         if lease != former:
             self._store.lease(site.name, known.network.name, holder, lease)
         vigilance = self._vigilance(dad) if known.network.external else NOT_VIGILANT
-        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge, vigilance)
+        gone = former if former != lease else ()
+        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge, gone, vigilance)
         try:
             report = self._reconciler.carry_out(goal)
             self._remember_used(goal, report.observation)

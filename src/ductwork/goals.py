@@ -186,13 +186,15 @@ class DestroySite:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """One attachment by hand, of a network already applied: `site` holds just these two."""
+    """One attachment by hand, of a network already applied: `site` holds just these two. `former`: its addresses by the store,
+    where it has others now."""
 
     site: Site
     host: str
     machine: str
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
     bridge: str
+    former: tuple[IPAddress, ...] = ()
     vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
     nics: Sequence[str] = ()
@@ -217,9 +219,11 @@ class Attach:
         return desire.desired_attachments(sight)
 
     def elements(self, state: State) -> Iterable[NftElement]:
+        """By what the container has; a dead one, or one that has been, had what the store tells."""
         attachment = self.site.attachments[0]
-        addresses = [address.ip for address in self.addresses.get(attachment.id, ())]
-        yield from antispoof.perhaps(host_ifname(*attachment.id), attachment.mac, addresses, self._owner)
+        if self.former or Key("link", attachment.container, (attachment.interface,)) not in state:
+            addresses = (*self.former, *(address.ip for address in self.addresses.get(attachment.id, ())))
+            yield from antispoof.perhaps(host_ifname(*attachment.id), attachment.mac, addresses, self._owner)
         yield from antispoof.found_on(self._owner, state)
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import frames
@@ -294,6 +296,33 @@ def test_by_hand(world: World) -> None:
         take_away()
         assert elements(world) == {port(world, "web"), port(world, "db")}
         world.container("third")
+
+
+def test_by_hand_with_another_address(world: World) -> None:
+    """Also where the container has died with the old one."""
+    world.settle(SITE)
+    name = f"netns:{world.container('third')}"
+
+    def allowed(address: str) -> list[str]:
+        world.engine(lambda engine: engine.attach(AttachRequest(name, "lan", "eth1", (ip_address(address),))))
+        listed = sh(world.host, "nft", "list", "set", "bridge", "ductwork", "own4")
+        return re.findall(rf'"{host_ifname(name, "eth1")}" . \S+ . (\S+)', listed)
+
+    assert allowed("10.1.1.7") == ["10.1.1.7"]
+    assert allowed("10.1.1.8") == ["10.1.1.8"]
+    world.kill("third")
+    world.container("third")
+    assert allowed("10.1.1.9") == ["10.1.1.9"]
+
+
+def test_a_dead_one_leaves_with_its_site(world: World) -> None:
+    before = world.snapshot()
+    world.settle(SITE)
+    name = f"netns:{world.container('third')}"
+    world.engine(lambda engine: engine.attach(AttachRequest(name, "lan", "eth1")))
+    world.kill("third")
+    world.destroy()
+    same(before, world.snapshot())
 
 
 def test_by_hand_where_the_filter_is_gone(world: World) -> None:

@@ -63,7 +63,7 @@ class NftablesBackend:
         return [r for r in found if not isinstance(r, NftElement) or not links.isdisjoint(r.parts)]
 
     def look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
-        """Those of them that are there, of the bridge table; the sets themselves are not read. All of a port's come and go in one
+        """Those of them that are there, of the bridge table; the sets themselves are not read. All of a port come and go in one
         transaction: a port that is not checked has no others."""
         found = self._look_up([element for element in elements if element.set_name == "checked"])
         checked = {element.parts[0] for element in found}

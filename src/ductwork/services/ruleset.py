@@ -183,14 +183,13 @@ _BRIDGE = (
             "drop",
         ),
     ),
-    # RFC 4861, sections 4.3 and 4.4: an option names the own MAC, for an own address. Nothing may stand before it, nor behind
-    # it, where another could be. Detecting a duplicate (RFC 4862, and its nonce, RFC 7527), one asks for an own address too.
+    # RFC 4861, sections 4.3 and 4.4: an option names the own MAC, for an own address. The length leaves room for one alone, and
+    # for no header before it. Detecting a duplicate (RFC 4862, and its nonce, RFC 7527), one asks for an own address too.
     _Chain(
         "frame_nd",
         "",
         (
             "iifname @any6 accept",
-            "ip6 nexthdr != ipv6-icmp drop",
             f"ip6 saddr :: icmpv6 type nd-neighbor-solicit {_OWN_TARGET6} accept",
             f"icmpv6 type nd-neighbor-solicit {_NO_OPTION} {_OWN_SOURCE6} accept",
             f"icmpv6 type nd-neighbor-solicit {_ONE_OPTION} @th,192,8 1 iifname . @th,208,48 . @nh,64,128 @own6 accept",
