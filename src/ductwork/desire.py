@@ -11,6 +11,7 @@ from ductwork.drivers import ContainerFacts, Facts, View, on_host
 from ductwork.drivers.registry import DRIVERS
 from ductwork.relocation import uplinks as uplinks_in
 from ductwork.resources import HOST, Address, BridgeSpec, IPInterface, Key, Link, Resource, Route, State, Sysctl
+from ductwork.services.uplink import device_paths
 from ductwork.site.model import Attachment, Network, Site
 
 _LEARNING = ("net/ipv6/conf/{}/accept_ra", "net/ipv6/conf/{}/autoconf")
@@ -118,7 +119,9 @@ def sysctls_to_lose(desired: State, observed: State, mine: Callable[[Resource], 
     """The sysctls of links that are to go or to change, path → link: undo must give them back."""
     links = (r for r in observed.values() if isinstance(r, Link) and r.kind in _SYSCTLS and r.netns == HOST)
     doomed = [link for link in links if desired.get(link.key) != link and mine(link)]
-    return {path.format(link.name): link.name for link in doomed for path in _SYSCTLS[link.kind]}
+    found = {path.format(link.name): link.name for link in doomed for path in _SYSCTLS[link.kind]}
+    bridges = {bridge for bridge in uplinks_in(observed.values()).values() if any(link.name == bridge for link in doomed)}
+    return {**{path: path.split("/")[3] for path in device_paths(bridges)}, **found}
 
 
 def without_ipv6(desired: Mapping[Key, Resource]) -> dict[Key, Resource]:

@@ -95,6 +95,7 @@ def facts_after(known: Facts, wanted: Mapping[str, str], given_up: Mapping[str, 
         routes=tuple(_relocated(route, moved) for route in known.routes),
         sysctls=sysctls,
         moved=wanted,
+        taken={nic: bridge for nic, bridge in known.taken.items() if bridge not in given_up},
     )
 
 

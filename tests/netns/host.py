@@ -33,6 +33,7 @@ _VOLATILE = frozenset(
         *("ifindex", "link_index", "handle", "packets", "bytes", "expires", "valid_life_time", "preferred_life_time"),
         *("hello_timer", "tcn_timer", "topology_change_timer", "gc_timer", "hold_timer", "message_age_timer"),
         *("forward_delay_timer", "used", "confirmed", "updated", "probes", "metainfo", "num_rx_queues", "num_tx_queues"),
+        *("no", "id", "designated_port"),  # a bridge numbers its ports as they come
         *("state", "operstate"),  # a bridge's port listens and learns for a while; flags tell up from down
     }
 )

@@ -88,11 +88,12 @@ def forwarding(network: Network, device: str, facts: Facts, owner: Owner, *, has
 
 
 def sysctl_paths(facts: Facts) -> tuple[str, ...]:
-    """Every path below /proc/sys that `forwarding` looks up in `facts.sysctls`, for these links and routes."""
+    """Every path below /proc/sys that `forwarding` looks up in `facts.sysctls`, for these links and routes, a NIC that a
+    bridge may give back included."""
     paths = [_ALL_FORWARDING, _HAS_FORCE_FORWARDING]
-    paths += [f"net/ipv4/conf/{link.name}/forwarding" for link in _outward(facts, 4)]
-    paths += [f"net/ipv6/conf/{link.name}/force_forwarding" for link in _outward(facts, 6)]
-    paths += [f"net/ipv6/conf/{link.name}/accept_ra" for link in _foreign(facts)]
+    paths += [f"net/ipv4/conf/{name}/forwarding" for name in (*facts.taken, *(link.name for link in _outward(facts, 4)))]
+    paths += [f"net/ipv6/conf/{name}/force_forwarding" for name in (*facts.taken, *(link.name for link in _outward(facts, 6)))]
+    paths += [f"net/ipv6/conf/{name}/accept_ra" for name in (*facts.taken, *(link.name for link in _foreign(facts)))]
     return tuple(paths)
 
 

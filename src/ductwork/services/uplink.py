@@ -33,8 +33,13 @@ _CONF = {
 def sysctl_paths(nics: Iterable[str]) -> Iterator[str]:
     """Every path below /proc/sys that `takeover` looks up in `facts.sysctls`."""
     devices = list(nics)
-    for family, names in _CONF.items() if devices else ():
-        for device in (*devices, "default"):
+    return device_paths([*devices, "default"] if devices else [])
+
+
+def device_paths(devices: Iterable[str]) -> Iterator[str]:
+    """Below /proc/sys: all that a NIC may hand to its bridge."""
+    for device in devices:
+        for family, names in _CONF.items():
             yield from (f"net/{family}/conf/{device}/{name}" for name in names)
 
 
