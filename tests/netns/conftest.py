@@ -10,11 +10,14 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from ductwork import netns as namespaces
+
+if TYPE_CHECKING:
+    from machines import Machine, Real
 
 T = TypeVar("T")
 
@@ -47,6 +50,26 @@ def netns() -> Iterator[Callable[[str], str]]:
     finally:
         for full in reversed(made):
             subprocess.run(["ip", "netns", "del", full], check=False)
+
+
+@pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.netns)])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The fake kernel, and the real one."""
+    from machines import Fake
+
+    if request.param == "fake":
+        yield Fake()
+    else:
+        yield request.getfixturevalue("real")
+
+
+@pytest.fixture
+def real(netns: Callable[[str], str]) -> Iterator[Real]:
+    from machines import Real
+
+    made = Real(netns)
+    yield made
+    made.backend.close()
 
 
 def run(*argv: str, check: bool = True) -> str:

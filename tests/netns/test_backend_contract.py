@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from typing import Protocol
 
 import pytest
-from conftest import inside, sh
+from conftest import sh
+from machines import (
+    BRIDGE,
+    INNER_MAC,
+    OTHER_MAC,
+    SITE,
+    WEB,
+    Machine,
+    Real,
+    fresh,
+    pair,
+    plug_in,
+    read,
+)
 
-from ductwork import netns as namespaces
-from ductwork.backends.fake import FakeBackend, FakeKernel
 from ductwork.backends.netlink import backend as netlink
-from ductwork.backends.netlink.backend import NetlinkBackend
 from ductwork.backends.netlink.decode_link import GROUP_BASE
-from ductwork.ownership import ContainerReading, settle
 from ductwork.resources import (
     FLOOD_MAC,
     HOST,
@@ -27,130 +33,12 @@ from ductwork.resources import (
     Key,
     Link,
     Neighbour,
-    Operation,
-    Owner,
     Port,
-    Resource,
     Route,
-    Sysctl,
     Update,
     VethSpec,
     VxlanSpec,
 )
-from ductwork.resources.route import KERNEL_PROTOCOL
-
-WEB = "netns:web"
-MAC, INNER_MAC, OTHER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
-
-
-class Machine(Protocol):
-    """A host with one container, `WEB`."""
-
-    def cookie(self) -> int: ...
-
-    def do(self, *operations: Operation, netns: str = HOST) -> list[str]:
-        """What each was answered; empty where it was done."""
-
-    def raw(self, netns: str) -> list[Resource]: ...
-
-
-class Fake:
-    def __init__(self) -> None:
-        self.kernel = FakeKernel()
-        self.kernel.start(WEB)
-
-    def cookie(self) -> int:
-        return self.kernel.containers[WEB]
-
-    def _inside(self, netns: str, work: Callable[[FakeBackend], list[str] | list[Resource]]) -> list:  # type: ignore[type-arg]
-        backend = self.kernel.links()
-        if netns == HOST:
-            return work(backend)
-        [found] = self.kernel.visit([(lambda: self.kernel.open_netns(netns), lambda: work(backend))])
-        assert not isinstance(found, Exception), found
-        return found
-
-    def do(self, *operations: Operation, netns: str = HOST) -> list[str]:
-        return self._inside(netns, lambda backend: [outcome.error for outcome in backend.apply(netns, operations)])
-
-    def raw(self, netns: str) -> list[Resource]:
-        return self._inside(netns, lambda backend: backend.read(netns, None))
-
-
-class Real:
-    def __init__(self, make: Callable[[str], str]) -> None:
-        self.host, self.web = make("host"), make("web")
-        self.backend = inside(self.host, lambda: NetlinkBackend(self._open))
-
-    def _open(self, container: str) -> int:
-        if container != WEB:
-            raise OSError(2, f"{container} is not running")
-        return os.open(f"/run/netns/{self.web}", os.O_RDONLY | os.O_CLOEXEC)
-
-    def cookie(self) -> int:
-        return inside(self.web, namespaces.cookie)
-
-    def do(self, *operations: Operation, netns: str = HOST) -> list[str]:
-        ns = self.web if netns else self.host
-        return [outcome.error for outcome in inside(ns, lambda: self.backend.apply(netns, operations))]
-
-    def raw(self, netns: str) -> list[Resource]:
-        return inside(self.web if netns else self.host, lambda: self.backend.read(netns, None))
-
-
-@pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.netns)])
-def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    if request.param == "fake":
-        yield Fake()
-        return
-    real = Real(request.getfixturevalue("netns"))
-    yield real
-    real.backend.close()
-
-
-@pytest.fixture
-def real(netns: Callable[[str], str]) -> Iterator[Real]:
-    made = Real(netns)
-    yield made
-    made.backend.close()
-
-
-def read(machine: Machine) -> dict[Key, Resource]:
-    """What there is, with its owner, less what the kernel has by itself."""
-    found = settle(machine.raw(HOST), {WEB: ContainerReading(machine.cookie(), machine.raw(WEB))})
-    return {key: resource for key, resource in found.items() if not _by_itself(resource)}
-
-
-def _by_itself(resource: Resource) -> bool:
-    if isinstance(resource, Link):
-        return resource.name == "lo"
-    return isinstance(resource, Sysctl) or (isinstance(resource, Route) and resource.protocol == KERNEL_PROTOCOL)
-
-
-def fresh(machine: Machine, resource: Resource) -> Resource:
-    """A resource as it is read now: a deletion names what was read, index included."""
-    return read(machine)[resource.key]
-
-
-SITE = Owner("office", network="pods")
-BRIDGE = Link(HOST, "dw-pods", "bridge", MAC, 1500, owner=SITE)
-
-
-def pair(machine: Machine, outer: str = "dwweb", inner: str = "eth1") -> tuple[Link, Link, Port]:
-    owner = Owner("office", "site", "pods", WEB, inner, machine.cookie())
-    host_end = Link(HOST, outer, "veth", OTHER_MAC, 1400, spec=VethSpec(WEB, inner, INNER_MAC), owner=owner)
-    return (
-        host_end,
-        Link(WEB, inner, "veth", INNER_MAC, 1400, spec=VethSpec(HOST, outer), owner=owner),
-        Port(HOST, outer, BRIDGE.name, owner),
-    )
-
-
-def plug_in(machine: Machine, outer: str = "dwweb", inner: str = "eth1") -> tuple[Link, Link, Port]:
-    host_end, container_end, port = pair(machine, outer, inner)
-    assert machine.do(Create(BRIDGE), Create(host_end), Create(port)) == ["", "", ""]
-    assert machine.do(Create(container_end), netns=WEB) == [""]
-    return host_end, container_end, port
 
 
 def test_a_bridge(machine: Machine) -> None:

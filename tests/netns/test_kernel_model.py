@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from test_backend_contract import BRIDGE, SITE, WEB, Fake, Machine, Real, pair, read
+from machines import BRIDGE, SITE, WEB, Fake, Machine, Real, pair, read
 
 from ductwork.kernel_model import predict
 from ductwork.planner import changed_fields

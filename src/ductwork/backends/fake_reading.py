@@ -12,6 +12,7 @@ from ductwork.backends.fake_rules import Rules
 from ductwork.resources import (
     HOST,
     KINDS,
+    MAIN_TABLE,
     PROTOCOL,
     Address,
     AddressDetails,
@@ -46,6 +47,8 @@ def read(rules: Rules, netns: str, kinds: frozenset[type]) -> list[Resource]:
     found = [_raw(r, rules, owners) for key, r in rules.state.items() if key.netns == netns and type(r) in kinds]
     if Route in kinds:
         found += rules.kernel_routes(netns)
+    if netns != HOST:
+        found = [r for r in found if not isinstance(r, Route) or r.table == MAIN_TABLE]
     if Link in kinds and netns != HOST:  # a container's links tell these along (IFLA_INET6_CONF)
         told = (r for r in rules.all(Sysctl, netns) if r.path.startswith("net/ipv6/") and r.path.endswith(_TOLD))
         found += [replace(sysctl, owner=None) for sysctl in told]
