@@ -259,12 +259,15 @@ def _made(want: Resource, had: Resource | None, model: KernelModel) -> list[Oper
 
 
 def _rank(operation: Operation) -> tuple[int, int]:
-    """By kind; but a container's link, there and down, has its sysctls set before it comes up."""
+    """By kind; but a container's link, there and down, has its sysctls set before it comes up, and a NIC joins its bridge when
+    that has its addresses, so that there is no moment without them."""
     target = operation.target
     if isinstance(operation, Create) and isinstance(target, Link) and target.absorbed_by:
         return (_RANK[Sysctl], 1)
     if isinstance(operation, Update) and isinstance(target, Link) and target.commands_enter and target.up:
         return (_RANK[Sysctl], 1)
+    if isinstance(target, Port) and target.is_uplink and not target.netns:
+        return (_RANK[Address], 1)
     return (_RANK[type(target)], 0)
 
 
