@@ -400,6 +400,7 @@ def test_the_host_is_left_as_it_was(lan: Lan) -> None:
         shown = [["ip", "-d", "link"], ["ip", "address"], ["ip", "maddress"], ["ip", "neighbour"], ["ip", "route"]]
         return [sh(host, *argv) for argv in shown]
 
+    assert until(lambda: "tentative" not in sh(host, "ip", "address"))
     before = looks()
     with inside(host, lambda: Watch(["eth0"])) as watch:
         watch.start([Probe("eth0", V4)])
