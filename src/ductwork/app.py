@@ -11,11 +11,13 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ductwork import netns
 from ductwork.backends.netlink.backend import NetlinkBackend
+from ductwork.backends.ovsdb.backend import OvsdbBackend
 from ductwork.backends.sysctl import SysctlBackend
+from ductwork.desire import OVSDB
 from ductwork.duplicates import Watch
 from ductwork.engine import Engine
 from ductwork.journal import RUN_DIRECTORY, Journal
@@ -58,9 +60,10 @@ def build_engine(
     def system(open_netns: Callable[[str], int]) -> System:
         netlinks.append(NetlinkBackend(open_netns, gate))
         families = frozenset(f for f, program in (("ip", "iptables"), ("ip6", "ip6tables")) if shutil.which(program))
-        machine = _Machine(netlinks[0], visitor)
+        switches = OvsdbBackend(gate, _databases(store))
+        machine = _Machine(netlinks[0], visitor, switches)
         filters = nft, _iptables(gate)
-        return System(netlinks[0], SysctlBackend(gate), filters, nft, families, visitor, netns.cookie, machine)
+        return System(netlinks[0], SysctlBackend(gate), filters, switches, nft, families, visitor, netns.cookie, machine)
 
     reconciler = Reconciler(system, Resolver(runtimes or default_runtimes()), Journal(netns.cookie(), run_directory))
 
@@ -76,9 +79,10 @@ def build_engine(
 class _Machine:
     """`reconciler.Machine` of the calling thread's namespace; what is seldom needed is imported when it is."""
 
-    def __init__(self, links: NetlinkBackend, visitor: netns.Visitor) -> None:
+    def __init__(self, links: NetlinkBackend, visitor: netns.Visitor, switches: OvsdbBackend) -> None:
         self._links = links
         self._visitor = visitor
+        self._switches = switches
 
     def nics(self, names: Iterable[str]) -> dict[str, NicFacts]:
         from ductwork.backends.nic import NicReader
@@ -88,7 +92,9 @@ class _Machine:
     def missing(self, features: Iterable[str]) -> dict[str, str]:
         from ductwork.backends.kernel import missing
 
-        return missing(features)
+        split = [feature.partition(f"{OVSDB} ") for feature in features]
+        silent = {f"Open vSwitch ({at or 'of this machine'})": self._switches.available(at) for _, named, at in split if named}
+        return {what: why for what, why in silent.items() if why} | missing(feature for feature, named, _ in split if not named)
 
     def guests(self) -> frozenset[str]:
         places = [(partial(os.open, place, os.O_RDONLY | os.O_CLOEXEC), self._links.claims) for place in netns.all_places()]
@@ -98,6 +104,13 @@ class _Machine:
         from ductwork.backends import dad
 
         return dad.Watch(links)
+
+
+def _databases(store: SqliteStore) -> frozenset[str]:
+    """Of Open vSwitch, those that the networks which were applied here name: `destroy` has no file to read."""
+    networks: list[Any] = [value["network"] for value in store.remembered("networks").values()]
+    options = [network["options"] for network in networks if network["driver"] == "ovs"]
+    return frozenset(address for option in options for _, address in option["ovsdb"]["of"])
 
 
 def default_runtimes() -> Runtimes:

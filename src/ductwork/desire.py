@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ductwork.drivers import ContainerFacts, Facts, View, on_host
 from ductwork.drivers.registry import DRIVERS
 from ductwork.relocation import uplinks as uplinks_in
-from ductwork.resources import HOST, Address, BridgeSpec, IPInterface, Key, Link, Resource, Route, State, Sysctl
+from ductwork.resources import HOST, Address, BridgeSpec, IPInterface, Key, Link, OvsBridge, Resource, Route, State, Sysctl
 from ductwork.services.uplink import device_paths
 from ductwork.site.model import Attachment, Network, Site
 
@@ -20,6 +20,7 @@ _NO_IPV6 = "net/ipv6/conf/{}/disable_ipv6"
 _FORWARDING = ("net/ipv4/conf/{}/forwarding", "net/ipv6/conf/{}/force_forwarding")
 _SYSCTLS = {
     "bridge": (*_LEARNING, *_FORWARDING),
+    "ovs": (*_LEARNING, *_FORWARDING),
     "vlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, _ARP[0]),
     "macvlan": (*_LEARNING, _NO_IPV6, *_ARP),
     "ipvlan": (*_LEARNING, _NO_IPV6, *_ARP),
@@ -133,6 +134,16 @@ def without_ipv6(desired: Mapping[Key, Resource]) -> dict[Key, Resource]:
     }
 
 
+OVSDB = "ovsdb"
+"""What an Open vSwitch database at an address is called among features: `ovsdb unix:/run/…`."""
+
+
+def databases(site: Site, host: str) -> frozenset[str]:
+    """The addresses of the host's OVSDBs that the file names."""
+    named = (on_host(getattr(network.options, "ovsdb", {}), host) for network in site.networks.values())
+    return frozenset(filter(None, named))
+
+
 def needed_features(resource: Resource) -> Iterator[str]:
     """What making or changing it asks of a kernel that may lack it (`backends/kernel.py`)."""
     match resource:
@@ -140,6 +151,10 @@ def needed_features(resource: Resource) -> Iterator[str]:
             yield kind
         case Link(spec=BridgeSpec()):
             yield "vlan_filtering"
+        case OvsBridge(datapath=datapath, database=database):
+            yield f"{OVSDB} {database}"
+            if datapath == "system":
+                yield "openvswitch"
 
 
 def _add(found: dict[Key, Resource], resources: Iterable[Resource]) -> None:

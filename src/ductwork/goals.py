@@ -43,7 +43,8 @@ class Observation:
 
 class Goal(Protocol):
     """`title`: for the journal. `links`: the host's links to look at, None for all that there is. `needs`: under which name
-    the goal's needs of foreign sysctls are kept, "" if it has none; "*" stands for everybody's. `nics`: those that it is about.
+    the goal's needs of foreign sysctls are kept, "" if it has none; "*" stands for everybody's. `nics`: those that it is about;
+    `databases`: of Open vSwitch, beside the machine's own.
     `vigilance`: how much to look out for others who have its addresses. `elements`: where `links` is given, the elements of the
     packet filter to look for; elsewhere all are read."""
 
@@ -55,6 +56,8 @@ class Goal(Protocol):
     def needs(self) -> str: ...
     @property
     def nics(self) -> Sequence[str]: ...
+    @property
+    def databases(self) -> frozenset[str]: ...
     @property
     def vigilance(self) -> Vigilance: ...
     def containers(self, host: Iterable[Resource]) -> list[str]: ...
@@ -124,6 +127,10 @@ class ApplySite:
         return desire.nics(self.site, self.host)
 
     @property
+    def databases(self) -> frozenset[str]:
+        return desire.databases(self.site, self.host)
+
+    @property
     def needs(self) -> str:
         return self.site.name
 
@@ -160,6 +167,7 @@ class DestroySite:
     vigilance: Vigilance = NOT_VIGILANT
     links: frozenset[str] | None = None
     nics: Sequence[str] = ()
+    databases: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
@@ -198,6 +206,7 @@ class Attach:
     vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
     nics: Sequence[str] = ()
+    databases: frozenset[str] = frozenset()
 
     @property
     def links(self) -> frozenset[str] | None:
@@ -246,6 +255,7 @@ class Detach:
     vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
     nics: Sequence[str] = ()
+    databases: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
@@ -277,6 +287,7 @@ class Restore:
     links: frozenset[str] | None = None
     needs: str = ""
     nics: Sequence[str] = ()
+    databases: frozenset[str] = frozenset()
 
     def containers(self, host: Iterable[Resource]) -> list[str]:
         named = {resource.owner.container for resource in self.before.values() if resource and resource.owner}

@@ -4,7 +4,8 @@ Invariant: `KernelModel.do` changes a state as the kernel would; a differential 
 (tests/netns/test_kernel_model.py, Linux 6.18).
 
     veth's host end made    the other end is there, down; making that one is putting it up
-    link deleted            its peer, ports, addresses, routes, neighbours, entries and own sysctls go
+    link deleted            its peer, ports, addresses, routes, neighbours, entries and own sysctls go; a port of Open vSwitch
+                            is dead
     NIC lent to a container it is gone from the host, with all that was on it; it comes back down
     link taken down         its routes, neighbours and IPv6 addresses go; VLAN devices on it go down, and come up with it
     link's MTU below 1280   all that is IPv6 on it goes (addrconf_ifdown), its sysctls too
@@ -40,6 +41,8 @@ from ductwork.resources import (
     NftTable,
     NicSpec,
     Operation,
+    OvsBridge,
+    OvsPort,
     Port,
     PortVlans,
     Resource,
@@ -140,7 +143,7 @@ class KernelModel:
             for element in self.dependents(removed.key):
                 if element.key.ident[:2] == removed.key.ident:
                     self.state.pop(element.key)
-        elif removed.key.kind == "ovs-bridge":
+        elif isinstance(removed, OvsBridge):
             for dependent in self.dependents(removed.key):
                 self._remove(dependent)
 
@@ -148,6 +151,9 @@ class KernelModel:
         if link.absorbed_by:
             self._remove_key(link.absorbed_by)
         for dependent in self.dependents(link.key):
+            if isinstance(dependent, OvsPort):
+                self.state[dependent.key] = replace(dependent, dead=True)
+                continue
             self.state.pop(dependent.key, None)
             if isinstance(dependent, Link):
                 self._remove_with_link(dependent)

@@ -21,6 +21,9 @@ from ductwork.resources import (
     Link,
     NftTable,
     Operation,
+    OvsBridge,
+    OvsPort,
+    OvsSpec,
     Port,
     Resource,
     Route,
@@ -153,7 +156,7 @@ def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, .
     """A bridge that others' ports have joined stays, with all that its network has on the host (contract 1.8)."""
     held = set()
     for key, resource in observed.items():
-        if isinstance(resource, Port) and key not in deletions and not mine(resource):
+        if isinstance(resource, Port | OvsPort) and key not in deletions and not mine(resource):
             bridge = observed.get(Key("link", resource.netns, (resource.bridge,)))
             if bridge is not None and bridge.key in deletions and bridge.owner:
                 held.add((bridge.owner.site, bridge.owner.network))
@@ -240,6 +243,10 @@ def _goes_last(resource: Resource, relocation: Relocation) -> bool:
             return resource in relocation.leaving
         case Port() if not resource.netns:
             return resource.is_uplink and resource.bridge in relocation.sources
+        case OvsPort():
+            return resource.is_uplink and resource.bridge in relocation.sources
+        case OvsBridge():
+            return resource.name in relocation.sources
         case Link() if not resource.netns:
             return resource.name in relocation.sources
     return False
@@ -266,19 +273,22 @@ def _rank(operation: Operation) -> tuple[int, int]:
         return (_RANK[Sysctl], 1)
     if isinstance(operation, Update) and isinstance(target, Link) and target.commands_enter and target.up:
         return (_RANK[Sysctl], 1)
-    if isinstance(target, Port) and target.is_uplink and not target.netns:
+    if isinstance(target, Port | OvsPort) and target.is_uplink and not target.netns:
         return (_RANK[Address], 1)
     return (_RANK[type(target)], 0)
 
 
 def _delete_rank(resource: Resource) -> tuple[int, int]:
     """Links go last among what they carry, a bridge's ports before the bridge."""
-    bridge_last = isinstance(resource, Link) and resource.kind == "bridge"
+    bridge_last = isinstance(resource, Link) and resource.kind in ("bridge", "ovs")
     return (-_RANK[type(resource)], int(bridge_last))
 
 
 def _goes_with_its_link(resource: Resource, deletions: set[Key]) -> bool:
-    """Whether deleting the link that it is on removes it; a port goes with its member or with its bridge."""
+    """Whether deleting the link that it is on removes it; a port goes with its member or with its bridge, one of Open vSwitch's
+    with its bridge alone."""
+    if isinstance(resource, OvsPort) or (isinstance(resource, Link) and isinstance(resource.spec, OvsSpec)):
+        return any(required.kind == "ovs-bridge" and required in deletions for required in resource.requires())
     return any(required.kind == "link" and required in deletions for required in resource.requires())
 
 

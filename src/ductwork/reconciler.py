@@ -37,6 +37,7 @@ from ductwork.resources import (
     Sysctl,
     Update,
 )
+from ductwork.resources.sysctl import link_setting
 from ductwork.runtimes import Sandbox
 from ductwork.services import uplink
 from ductwork.services.nat import sysctl_paths
@@ -62,6 +63,12 @@ class ElementReader(Protocol):
 
 class SysctlBackend(Backend, SysctlReader, Protocol):
     """Reads what it is asked for."""
+
+
+class SwitchBackend(Backend, Protocol):
+    """`databases`: where to look, beside the machine's own; found out as one goes."""
+
+    databases: set[str]
 
 
 class Resolve(Protocol):
@@ -101,6 +108,7 @@ class System:
     links: LinkBackend
     sysctls: SysctlBackend
     filters: Sequence[Backend]
+    switches: SwitchBackend
     elements: ElementReader
     iptables: frozenset[str]
     visitor: Visit
@@ -167,7 +175,7 @@ class Reconciler:
         self._cookie = self._system.cookie()
         self._backends = {
             kind: backend
-            for backend in (self._system.links, self._system.sysctls, *self._system.filters)
+            for backend in (self._system.links, self._system.sysctls, self._system.switches, *self._system.filters)
             for kind in backend.kinds
         }
 
@@ -403,6 +411,8 @@ class Reconciler:
         """`trusted`: the containers that were just dealt with are there still; the runtimes need not be asked again."""
         links = self._system.links
         host = links.read(HOST, goal.links)
+        self._system.switches.databases |= goal.databases
+        host += self._system.switches.read(HOST, goal.links)
         if goal.links is None:
             for backend in self._system.filters:
                 host += backend.read(HOST, None)
@@ -471,6 +481,7 @@ class Reconciler:
         desired = goal.desired(observation)
         mine = partial(goal.mine, observed=observation.state)
         desired |= desire.unparked(desired, observation.state, mine)
+        self._read_settings(desired, observation)
         if goal.links is not None:
             return desired, set()
         if "net/ipv6/conf/all/forwarding" not in observation.facts.sysctls:
@@ -481,6 +492,21 @@ class Reconciler:
         wanted |= desire.sysctls_to_lose(desired, observation.state, mine)
         _add_sysctls(observation.state, self._system.sysctls.read_paths(wanted), wanted)
         return desired, needed
+
+    def _read_settings(self, desired: Mapping[Key, Resource], observation: Observation) -> None:
+        """Of containers' links, those that netlink does not tell along with them."""
+        wanted: dict[str, list[str]] = {}
+        for resource in desired.values():
+            if isinstance(resource, Sysctl) and resource.netns and any(link_setting(resource.path)):
+                wanted.setdefault(resource.netns, []).append(resource.path)
+        visits = [
+            (partial(self.open_netns, name), partial(self._system.sysctls.read_paths, paths)) for name, paths in wanted.items()
+        ]
+        for name, found in zip(wanted, self._system.visitor.visit(visits) if visits else [], strict=True):
+            for path, value in found.items() if isinstance(found, dict) else ():
+                read = Sysctl(name, path, value, link=link_setting(path)[0])
+                assert isinstance(observation.state, dict)
+                observation.state[read.key] = read
 
     def _plan(self, goal: Goal, observation: Observation, desired: Mapping[Key, Resource]) -> Plan:
         return plan(desired, observation.state, partial(goal.mine, observed=observation.state))

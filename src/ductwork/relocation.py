@@ -13,7 +13,7 @@ from ipaddress import ip_interface
 from typing import TypeVar
 
 from ductwork.drivers import Facts
-from ductwork.resources import HOST, Address, IPNetwork, Key, Link, Port, Resource, Route, State, Sysctl, Update
+from ductwork.resources import HOST, Address, IPNetwork, Key, Link, OvsPort, Port, Resource, Route, State, Sysctl, Update
 from ductwork.resources.route import KERNEL_PROTOCOL
 from ductwork.services.uplink import no_ipv6_path
 
@@ -33,7 +33,7 @@ class Relocation:
 
 def uplinks(state: Iterable[Resource]) -> dict[str, str]:
     """NIC → the bridge that has taken it over, by the ports of ours that are uplinks."""
-    return {port.link: port.bridge for port in state if isinstance(port, Port) and not port.netns and port.is_uplink}
+    return {port.link: port.bridge for port in state if isinstance(port, Port | OvsPort) and not port.netns and port.is_uplink}
 
 
 def moves(desired: State, observed: State, deletions: set[Key]) -> dict[str, str]:

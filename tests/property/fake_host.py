@@ -149,7 +149,8 @@ class FakeHost:
         """A new process: it knows what the kernel, the journal and the store know."""
         kernel = self.kernel
         filters, families = kernel.filters(), frozenset({"ip", "ip6"})
-        system = System(kernel.links(), kernel.sysctls(), (filters,), filters, families, kernel, kernel.cookie, QuietMachine())
+        backends = kernel.links(), kernel.sysctls(), (filters,), kernel.switches(), filters
+        system = System(*backends, families, kernel, kernel.cookie, QuietMachine())
         journal = Journal(HOST_COOKIE, Path(self._run.name))
         return Engine(Reconciler(lambda _: system, FakeResolver(kernel), journal), self.store, "machine", lambda: None)
 

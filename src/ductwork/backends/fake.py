@@ -40,12 +40,13 @@ from ductwork.resources import (
     Update,
     VethSpec,
 )
-from ductwork.resources.ovs import OvsBridge
+from ductwork.resources.ovs import OvsBridge, OvsPort
 
 T = TypeVar("T")
 
 NETLINK_KINDS: frozenset[type] = frozenset({Link, Port, Address, Route, Neighbour, FdbEntry})
 FILTER_KINDS: frozenset[type] = frozenset({NftTable, NftElement, IptablesRule})
+SWITCH_KINDS: frozenset[type] = frozenset({OvsBridge, OvsPort})
 HOST_COOKIE = 1
 
 _LINK_SYSCTLS = {
@@ -128,6 +129,9 @@ class FakeKernel:
     def sysctls(self) -> FakeBackend:
         return FakeBackend(self, frozenset({Sysctl}))
 
+    def switches(self) -> FakeBackend:
+        return FakeBackend(self, SWITCH_KINDS)
+
     def filters(self) -> FakeBackend:
         return FakeBackend(self, FILTER_KINDS)
 
@@ -167,6 +171,11 @@ class FakeKernel:
         if link.absorbed_by:
             self.rules().link(link.netns, link.name)
             self._model.do(Create(link))
+            return
+        if link.is_born_inside and link.up:  # it is named and marked before it comes up
+            self._create_link(replace(link, up=False))
+            made = self.rules().link(link.netns, link.name)
+            self._update(made, replace(made, up=True))
             return
         self.rules().check_new_link(link)
         self._model.do(Create(replace(link, index=next(self._numbers), peer_index=0, master_index=0)))
@@ -238,6 +247,7 @@ class FakeBackend:
         self.kinds = kinds
         self._kernel = kernel
         self._is_transaction = kinds == FILTER_KINDS
+        self.databases: set[str] = set()
 
     def read(self, netns: str, links: frozenset[str] | None) -> list[Resource]:
         self._kernel.check_place(netns)

@@ -1,4 +1,4 @@
-"""Kernel parameters below /proc/sys, written as files, and one that is there in name alone: `link/NAME/promisc`.
+"""Kernel parameters below /proc/sys, written as files, and what is there in name alone: `link/NAME/promisc` and `link/NAME/tx`.
 
 Invariant: nothing is read that was not asked for. /proc/sys/net shows the namespace of the thread that opens it, so a thread
 that has done setns reads and writes that of its container; so does a socket.
@@ -6,6 +6,7 @@ that has done setns reads and writes that of its container; so does a socket.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ductwork.backends.netlink.wire import Message, NetlinkSocket
 from ductwork.resources import Delete, Operation, Outcome, Resource, Sysctl
-from ductwork.resources.sysctl import promiscuous_link
+from ductwork.resources.sysctl import link_setting
 
 ROOT = "/proc/sys"
 _LONGEST = 4096
@@ -23,6 +24,8 @@ _LONGEST = 4096
 _RTM_SETLINK = 19
 _SIOCGIFFLAGS = 0x8913
 _IFF_PROMISC = 0x100
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17
 
 
 class SysctlBackend:
@@ -66,8 +69,9 @@ class SysctlBackend:
 
 
 def _read(path: str) -> str:
-    if link := promiscuous_link(path):
-        return _promiscuity(link)
+    link, setting = link_setting(path)
+    if setting:
+        return _promiscuity(link) if setting == "promisc" else _checksumming(link)
     fd = os.open(_file(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, _LONGEST).decode().strip()
@@ -85,8 +89,10 @@ def _promiscuity(link: str) -> str:
 
 def _write(path: str, value: str) -> None:
     """One write: the kernel takes a value whole or not at all. By system calls, since attaching waits for three of them."""
-    if link := promiscuous_link(path):
-        _set_promiscuity(link, value == "1")
+    link, setting = link_setting(path)
+    if setting:
+        change = _set_promiscuity if setting == "promisc" else _set_checksumming
+        change(link, value == "1")
         return
     fd = os.open(_file(path), os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -106,6 +112,24 @@ def _set_promiscuity(link: str, on: bool) -> None:
         (answer,) = route.execute([Message(_RTM_SETLINK, 0, body)])
     if answer.code:
         raise OSError(answer.code, str(answer))
+
+
+def _checksumming(link: str) -> str:
+    return str(_ethtool(link, _ETHTOOL_GTXCSUM, 0))
+
+
+def _set_checksumming(link: str, on: bool) -> None:
+    _ethtool(link, _ETHTOOL_STXCSUM, int(on))
+
+
+def _ethtool(link: str, command: int, value: int) -> int:
+    """struct ethtool_value, by the ioctl (include/uapi/linux/ethtool.h): what `ethtool -K LINK tx on|off` does."""
+    wanted = ctypes.create_string_buffer(struct.pack("=II", command, value))
+    request = struct.pack("16sQ16x", os.fsencode(link), ctypes.addressof(wanted))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        fcntl.ioctl(asking, _SIOCETHTOOL, request)
+    answer: int = struct.unpack_from("=II", wanted.raw)[1]
+    return answer
 
 
 def _file(path: str) -> str:

@@ -24,6 +24,8 @@ from ductwork.resources import (
     NftElement,
     NftTable,
     Operation,
+    OvsBridge,
+    OvsPort,
     Owner,
     Port,
     Resource,
@@ -36,7 +38,7 @@ from ductwork.resources import (
     key_of,
 )
 from ductwork.resources.base import led_in
-from ductwork.resources.sysctl import promiscuous_link
+from ductwork.resources.sysctl import link_setting
 
 if TYPE_CHECKING:
     from ductwork.reconciler import Preview
@@ -102,8 +104,15 @@ def described(resource: Resource) -> str:
             return f"flooding on {resource.link} to {resource.peer_vtep}"
         case FdbEntry():
             return f"mac {resource.mac} on {resource.link} is behind {resource.peer_vtep}"
-        case Sysctl(path=path) if link := promiscuous_link(path):
-            return f"promiscuity of {link} = {resource.value}"
+        case Sysctl(path=path) if any(link_setting(path)):
+            link, setting = link_setting(path)
+            what = {"promisc": "promiscuity", "tx": "checksums left to"}[setting]
+            return f"{what} of {link} = {resource.value}" if setting == "promisc" else f"{what} {link} = {resource.value}"
+        case OvsBridge():
+            return f"open vswitch bridge {resource.name}, data path {resource.datapath}"
+        case OvsPort():
+            vlan = f", vlan {resource.tag}" if resource.tag else ", trunk" if resource.tag is None else ""
+            return f"port {resource.link} of open vswitch bridge {resource.bridge}{vlan}"
         case Sysctl():
             return f"sysctl {resource.path} = {resource.value}"
         case NftTable():

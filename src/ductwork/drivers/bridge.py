@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ductwork.drivers import PerHost, View, VlanIds, on_host
-from ductwork.drivers.bridged import bridge_resources, no_router_advertisements, underlay_mtu, veth_resources
+from ductwork.drivers.bridged import (
+    bridge_resources,
+    no_router_advertisements,
+    probe_on,
+    routed_by,
+    underlay_mtu,
+    veth_resources,
+    vlan_device,
+)
 from ductwork.errors import Problem
 from ductwork.naming import bridge_ifname, mac_address
 from ductwork.resources import (
@@ -24,7 +32,6 @@ from ductwork.resources import (
     Port,
     PortVlans,
     Resource,
-    VlanSpec,
 )
 from ductwork.services.uplink import takeover, uplink_nic
 from ductwork.site.model import Attachment, Network, Site
@@ -79,12 +86,10 @@ class BridgeDriver:
             yield from takeover(nic, bridge, view, owner)
         else:
             yield from no_router_advertisements(bridge, mtu, owner)
-        device = _routed_by(network, bridge)
         vlan = _options(network).vlan
+        device = routed_by(network, bridge, vlan)
         if vlan and device:
-            mac = mac_address(view.seed, network.name, "bridge")
-            yield Link(HOST, device, "vlan", mac, mtu, spec=VlanSpec(bridge, vlan), owner=view.owner(network.name))
-            yield from no_router_advertisements(device, mtu, view.owner(network.name))
+            yield from vlan_device(network, bridge, device, vlan, mtu, view)
         yield from bridge_resources(network, bridge, device, mtu, view)
 
     def _bridge(self, network: Network, sharing: list[Network], nic: str, owner: Owner, view: View) -> Link:
@@ -98,7 +103,7 @@ class BridgeDriver:
             mtu = max(self.mtu_bytes(other, view) for other in sharing)
         spec = None
         if any(map(_tells_vlans_apart, sharing)):
-            routed = {_options(other).vlan for other in sharing if _routed_by(other, name)}
+            routed = {_options(other).vlan for other in sharing if routed_by(other, name, _options(other).vlan)}
             native = all(_options(other).native is None for other in sharing)
             spec = BridgeSpec(native, tuple(sorted(vlan for vlan in routed if vlan)))
         return Link(HOST, name, "bridge", mac, mtu, spec=spec, owner=owner)
@@ -108,7 +113,8 @@ class BridgeDriver:
         known = view.facts.links.get(bridge)
         apart = any(map(_tells_vlans_apart, _sharing(network, view))) or (known is not None and known.spec is not None)
         vlans = PortVlans(_options(network).vlan or NATIVE_VLAN) if apart else None
-        return veth_resources(network, bridge, mtu, attachment, view, vlans=vlans, probe=_probe(network, bridge, view))
+        probe = probe_on(_uplink(network, view), bridge, _options(network).vlan, view)
+        return veth_resources(network, bridge, mtu, attachment, view, vlans=vlans, probe=probe)
 
 
 def _options(network: Network) -> Options:
@@ -140,21 +146,3 @@ def _uplink_vlans(sharing: list[Network]) -> PortVlans | None:
     tagged = {vlan for other in sharing for vlan in (*_options(other).trunk, _options(other).vlan) if vlan}
     native = all(_options(other).native is None for other in sharing)
     return PortVlans(NATIVE_VLAN if native else 0, tuple(sorted(tagged)))
-
-
-def _routed_by(network: Network, bridge: str) -> str:
-    """The device that the host's own addresses in the network are on, and its packets are routed by; "" for none."""
-    vlan = _options(network).vlan
-    if not network.external:
-        held = bool(network.gateways or network.host_addresses)
-        return (f"{bridge}.{vlan}" if held else "") if vlan else bridge
-    return f"{bridge}.{vlan}" if vlan and network.host_addresses else ""
-
-
-def _probe(network: Network, bridge: str, view: View) -> tuple[str, int] | None:
-    """Where another machine may have an address of the network's: behind the bridge, or behind its NIC with the VLAN's tag."""
-    nic = _uplink(network, view)
-    if not nic:
-        return None
-    vlan = _options(network).vlan
-    return (nic, vlan) if vlan else (bridge if nic in view.facts.taken else nic, 0)

@@ -13,7 +13,7 @@ from ductwork.drivers import View
 from ductwork.drivers.inside import inside
 from ductwork.kernel_model import IPV6_MIN_MTU
 from ductwork.naming import host_ifname, mac_address
-from ductwork.resources import HOST, Address, Link, Owner, Port, PortVlans, Resource, Sysctl, VethSpec
+from ductwork.resources import HOST, Address, Link, Owner, Port, PortVlans, Resource, Sysctl, VethSpec, VlanSpec
 from ductwork.services import antispoof, nat
 from ductwork.services.ruleset import bridge_table
 from ductwork.site.model import Attachment, Network
@@ -74,6 +74,15 @@ def veth_resources(
     """The pair, its host's end in the bridge, and all that the container has on its own end. `vlans`: of the port, on a bridge
     that tells VLANs apart; `probe`: as in `Address`."""
     owner = view.owner(network.name, attachment)
+    yield from pair(attachment, mtu_bytes, view)
+    yield Port(HOST, host_ifname(*attachment.id), bridge, owner, vlans, isolated=network.isolated)
+    yield from antispoof.elements(network, attachment, [a.ip for a in view.addresses.get(attachment.id, ())], owner)
+    yield from inside(network, attachment, attachment.mtu_bytes or mtu_bytes, view, probe)
+
+
+def pair(attachment: Attachment, mtu_bytes: int, view: View) -> Iterator[Link]:
+    """The host's end, which is made first, and the container's."""
+    owner = view.owner(attachment.network, attachment)
     container, interface = attachment.id
     outer = host_ifname(container, interface)
     outer_mac = mac_address(view.seed, container, interface, "host")
@@ -81,6 +90,26 @@ def veth_resources(
     spec = VethSpec(container, interface, attachment.mac)
     yield Link(HOST, outer, "veth", outer_mac, mtu, spec=spec, owner=owner)
     yield Link(container, interface, "veth", attachment.mac, mtu, spec=VethSpec(HOST, outer), owner=owner)
-    yield Port(HOST, outer, bridge, owner, vlans, isolated=network.isolated)
-    yield from antispoof.elements(network, attachment, [a.ip for a in view.addresses.get(attachment.id, ())], owner)
-    yield from inside(network, attachment, mtu, view, probe)
+
+
+def vlan_device(network: Network, bridge: str, device: str, vlan: int, mtu_bytes: int, view: View) -> Iterator[Resource]:
+    """Where a host has addresses in a VLAN of a bridge: a device on top of it."""
+    owner = view.owner(network.name)
+    mac = mac_address(view.seed, network.name, "bridge")
+    yield Link(HOST, device, "vlan", mac, mtu_bytes, spec=VlanSpec(bridge, vlan), owner=owner)
+    yield from no_router_advertisements(device, mtu_bytes, owner)
+
+
+def routed_by(network: Network, bridge: str, vlan: int | None) -> str:
+    """The device that the host's own addresses in the network are on, and its packets are routed by; "" for none."""
+    if not network.external:
+        held = bool(network.gateways or network.host_addresses)
+        return (f"{bridge}.{vlan}" if held else "") if vlan else bridge
+    return f"{bridge}.{vlan}" if vlan and network.host_addresses else ""
+
+
+def probe_on(nic: str, bridge: str, vlan: int | None, view: View) -> tuple[str, int] | None:
+    """Where another machine may have an address of the network's: behind the bridge, or behind its NIC with the VLAN's tag."""
+    if not nic:
+        return None
+    return (nic, vlan) if vlan else (bridge if nic in view.facts.taken else nic, 0)

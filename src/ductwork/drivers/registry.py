@@ -6,9 +6,10 @@ from ductwork.drivers import Driver
 from ductwork.drivers.bridge import BridgeDriver
 from ductwork.drivers.ipvlan import IpvlanDriver
 from ductwork.drivers.macvlan import MacvlanDriver
+from ductwork.drivers.ovs import OvsDriver
 from ductwork.drivers.vxlan import VxlanDriver
 
-_ALL: tuple[Driver, ...] = (BridgeDriver(), MacvlanDriver(), IpvlanDriver(), VxlanDriver())
+_ALL: tuple[Driver, ...] = (BridgeDriver(), OvsDriver(), MacvlanDriver(), IpvlanDriver(), VxlanDriver())
 
 DRIVERS = {driver.name: driver for driver in _ALL}
 

@@ -33,12 +33,26 @@ from ductwork.resources.neighbour import Neighbour
 from ductwork.resources.nft import NftElement, NftTable
 from ductwork.resources.nic import NicFacts
 from ductwork.resources.operation import Backend, Create, Delete, Operation, Outcome, Update, key_of
+from ductwork.resources.ovs import OvsBridge, OvsPort
 from ductwork.resources.port import Port, PortVlans
 from ductwork.resources.probe import Probe
 from ductwork.resources.route import MAIN_TABLE, PARKED_METRIC, Route, RouteDetails
 from ductwork.resources.sysctl import Sysctl
 
-KINDS = (NftTable, IptablesRule, NftElement, Link, Port, Sysctl, Address, Route, Neighbour, FdbEntry)
+KINDS = (
+    NftTable,
+    IptablesRule,
+    NftElement,
+    OvsBridge,
+    Link,
+    OvsPort,
+    Port,
+    Sysctl,
+    Address,
+    Route,
+    Neighbour,
+    FdbEntry,
+)
 """Every kind, in the order of creation: what a link's packets will meet is there before the link."""
 
 __all__ = [
@@ -72,6 +86,8 @@ __all__ = [
     "NicSpec",
     "Operation",
     "Outcome",
+    "OvsBridge",
+    "OvsPort",
     "OvsSpec",
     "Owner",
     "Place",

@@ -13,15 +13,21 @@ def promisc_path(link: str) -> str:
     return f"link/{link}/promisc"
 
 
-def promiscuous_link(path: str) -> str:
-    """The link whose promiscuity a path names; "" for one below /proc/sys."""
-    return path.split("/")[1] if path.startswith("link/") else ""
+def checksum_path(link: str) -> str:
+    return f"link/{link}/tx"
+
+
+def link_setting(path: str) -> tuple[str, str]:
+    """(link, setting) of a path that is none below /proc/sys, else ("", "")."""
+    _, link, setting = path.split("/") if path.startswith("link/") else ("", "", "")
+    return link, setting
 
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """`path` below /proc/sys (`net/ipv4/conf/eth0/forwarding`), or `link/eth0/promisc`, which is no file: the flag of a link
-    that makes it take frames for any MAC, 0 or 1. `value` without the newline.
+    """`path` below /proc/sys (`net/ipv4/conf/eth0/forwarding`), or what is no file: `link/eth0/promisc`, the flag of a link
+    that makes it take frames for any MAC; `link/eth0/tx`, whether checksums of what is sent are left to it; both 0 or 1.
+    `value` without the newline.
 
     `link`: the link of ours that it goes away with, or empty: then the former value is journalled before it is changed,
     and put back when nobody needs ours any more. It cannot be created or deleted, only updated.
@@ -44,8 +50,12 @@ class Sysctl:
         return (Key("link", self.netns, (self.link,)),) if self.link else ()
 
     def create_argv(self, place: Place) -> list[Argv]:
-        if link := promiscuous_link(self.path):
-            return [["ip", "link", "set", "dev", link, "promisc", "on" if self.value == "1" else "off"]]
+        link, setting = link_setting(self.path)
+        on = "on" if self.value == "1" else "off"
+        if setting == "promisc":
+            return [["ip", "link", "set", "dev", link, "promisc", on]]
+        if setting == "tx":
+            return [["ethtool", "-K", link, "tx", on]]
         if "=" in self.path:  # a link may be called so; sysctl(8) takes the first for the end of the path
             return [["sh", "-c", f"echo {self.value} > {shlex.quote('/proc/sys/' + self.path)}"]]
         return [["sysctl", "-q", "-w", f"{self.path}={self.value}"]]

@@ -33,7 +33,6 @@ Path = tuple[str | int, ...]
 SomeModel = TypeVar("SomeModel", bound=Model)
 
 DRIVERS_TO_COME = {
-    "ovs": ("bridge", "uplink", "vlan", "datapath", "ovsdb"),
     "routed": ("host_subnets", "host_prefix", "bridge", "cloud"),
     "phys": ("device",),
 }
