@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 
 from ductwork.backends.netlink.decode_link import IFF_UP, IPVLAN_MODES, ISOLATED, MACVLAN_MODES, NO_NAMESPACE, PVID, UNTAGGED
@@ -105,12 +106,23 @@ def _telling_vlans_apart(spec: BridgeSpec | None) -> bytes:
     return attribute(7, b"\1" if spec else b"\0")
 
 
+def born_inside(link: Link, index: int, data: bytes, parent: bytes) -> tuple[Message, Message, Message]:
+    """A link on a device of another namespace, which must come in under a name that nobody has: before kernel 6.15 it is made
+    in its parent's namespace and then moved, so that its name must be free there too, and that it arrives down. The third
+    request is for where the second is refused, its name being taken here: nothing is left then."""
+    passing_name = f"dw{index:x}"
+    made = new_link(replace(link, name=passing_name, up=False), index, data, 0, parent)
+    flags = IFF_UP if link.up else 0
+    named = Message(RTM_SETLINK, 0, ifinfo(index, flags, flags) + text(3, link.name) + _alias(link))
+    return made, named, Message(RTM_DELLINK, 0, ifinfo() + text(3, passing_name))
+
+
 def finish_link(link: Link, index: int) -> Message:
-    """What the creating request ignores: the mark, a bridge's own MTU, and that the host's end of a pair, a mere port, needs
+    """What the creating request ignores: the mark, a bridge's own MTU, and that the host's end of a pair, a mere port, or an ifb needs
     no link-local address (it has none yet: its other end is down)."""
     body = _alias(link) if link.owner else b""
     body += u32(4, link.mtu_bytes) if link.kind == "bridge" else b""
-    body += _NO_LINK_LOCAL if link.is_host_end else b""
+    body += _NO_LINK_LOCAL if link.is_passage else b""
     return Message(RTM_SETLINK, 0, ifinfo(index) + body)
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ductwork.backends.netlink import encode, encode_link, nics
+from ductwork.backends.netlink import encode, encode_link, nics, tc
 from ductwork.backends.netlink.places import Places
 from ductwork.backends.netlink.wire import DONE, NLM_F_APPEND, Message, NetlinkSocket
 from ductwork.resources import (
@@ -28,8 +28,10 @@ from ductwork.resources import (
     Operation,
     OvsSpec,
     Port,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     Update,
     VethSpec,
     VlanSpec,
@@ -40,6 +42,8 @@ from ductwork.resources.route import KERNEL_PROTOCOL
 
 _THERE = frozenset({errno.EEXIST})
 _ABSENT = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
+_NO_BUCKET = _ABSENT | {errno.EINVAL}
+"""The root has another handle than ours."""
 
 
 class Batch:
@@ -122,8 +126,13 @@ class Context:
                     batch.add(self.spoken_for(position), message)
             case Create(Address() as address):
                 self._create_address(position, address, batch)
+            case Create(Redirect() as redirect):
+                for message in tc.new_redirect(self._index(redirect.link), self._index(redirect.to)):
+                    batch.add(position, message)
             case Create(after):
                 batch.add(position, self._creation(after))
+            case Delete(Shaper() as shaper):
+                batch.add(position, tc.delete_shaper(self._index(shaper.link)), _NO_BUCKET)
             case Delete(Link(spec=OvsSpec())):
                 pass  # it goes with its switch
             case Delete(Link(spec=NicSpec(device)) as link):
@@ -147,6 +156,9 @@ class Context:
         if link.absorbed_by:
             self._take_over(position, link, batch)
             return
+        if link.is_born_inside:
+            self._give_birth(position, link, batch)
+            return
         data, parent = b"", b""
         match link.spec:
             case VethSpec() as spec:
@@ -163,8 +175,7 @@ class Context:
                 data = encode_link.bridge_data(spec)
             case VlanSpec() | MacvlanSpec() | IpvlanSpec() as spec:
                 data = encode_link.parent_data(spec)
-                nsid = self._places.host_nsid(self._opened, give=True) if self._netns != HOST else None
-                parent = encode_link.on_parent(self._index(spec.parent, HOST), nsid)
+                parent = encode_link.on_parent(self._index(spec.parent, HOST), None)
         port_position, port = self._created.get(Port(link.netns, link.name, "").key, (-1, None))
         master = self._places.index(self._netns, port.bridge) if isinstance(port, Port) else 0
         if master:
@@ -175,6 +186,16 @@ class Context:
         if isinstance(link.spec, BridgeSpec):
             for message in encode_link.own_vlans(index, None, link.spec):
                 batch.add(position, message)
+
+    def _give_birth(self, position: int, link: Link, batch: Batch) -> None:
+        assert isinstance(link.spec, MacvlanSpec | IpvlanSpec)
+        nsid = self._places.host_nsid(self._opened, give=True)
+        parent = encode_link.on_parent(self._index(link.spec.parent, HOST), nsid)
+        index = self._places.reserve_index(link.netns, link.name)
+        made, named, cleared = encode_link.born_inside(link, index, encode_link.parent_data(link.spec), parent)
+        batch.add(position, made)
+        batch.add(position, named)
+        batch.add(position, cleared, _ABSENT)
 
     def _move_in(self, position: int, link: Link, device: str, batch: Batch) -> None:
         """At once, since it is another namespace's socket that asks for it."""
@@ -227,6 +248,8 @@ class Context:
                 return encode.new_neighbour(after, self._index(after.link))
             case FdbEntry():
                 return encode.new_fdb_entry(after, self._index(after.link))
+            case Shaper():
+                return tc.new_shaper(after, self._index(after.link))
         raise AssertionError(f"not netlink's: {after}")
 
     def _deletion(self, before: Resource) -> Message:
@@ -243,6 +266,8 @@ class Context:
                 return encode.delete_neighbour(before, self._index(before.link))
             case FdbEntry():
                 return encode.delete_fdb_entry(before, self._index(before.link))
+            case Redirect():
+                return tc.delete_redirect(self._index(before.link))
         raise AssertionError(f"not netlink's: {before}")
 
     def _change(self, before: Resource, after: Resource) -> Iterator[Message]:
@@ -257,6 +282,8 @@ class Context:
                 yield encode.new_neighbour(after, self._index(after.link))
             case _, FdbEntry():
                 yield encode.new_fdb_entry(after, self._index(after.link))
+            case _, Shaper():
+                yield tc.new_shaper(after, self._index(after.link), change=True)
             case _:
                 raise AssertionError(f"not to be updated: {after}")
 
