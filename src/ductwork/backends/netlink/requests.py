@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ductwork.backends.netlink import encode, encode_link, nics, tc
+from ductwork.backends.netlink import encode, encode_link, nics
 from ductwork.backends.netlink.places import Places
 from ductwork.backends.netlink.wire import DONE, NLM_F_APPEND, Message, NetlinkSocket
 from ductwork.resources import (
@@ -28,10 +28,8 @@ from ductwork.resources import (
     Operation,
     OvsSpec,
     Port,
-    Redirect,
     Resource,
     Route,
-    Shaper,
     Update,
     VethSpec,
     VlanSpec,
@@ -42,8 +40,6 @@ from ductwork.resources.route import KERNEL_PROTOCOL
 
 _THERE = frozenset({errno.EEXIST})
 _ABSENT = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
-_NO_BUCKET = _ABSENT | {errno.EINVAL}
-"""The root has another handle than ours."""
 
 
 class Batch:
@@ -126,13 +122,8 @@ class Context:
                     batch.add(self.spoken_for(position), message)
             case Create(Address() as address):
                 self._create_address(position, address, batch)
-            case Create(Redirect() as redirect):
-                for message in tc.new_redirect(self._index(redirect.link), self._index(redirect.to)):
-                    batch.add(position, message)
             case Create(after):
                 batch.add(position, self._creation(after))
-            case Delete(Shaper() as shaper):
-                batch.add(position, tc.delete_shaper(self._index(shaper.link)), _NO_BUCKET)
             case Delete(Link(spec=OvsSpec())):
                 pass  # it goes with its switch
             case Delete(Link(spec=NicSpec(device)) as link):
@@ -248,8 +239,6 @@ class Context:
                 return encode.new_neighbour(after, self._index(after.link))
             case FdbEntry():
                 return encode.new_fdb_entry(after, self._index(after.link))
-            case Shaper():
-                return tc.new_shaper(after, self._index(after.link))
         raise AssertionError(f"not netlink's: {after}")
 
     def _deletion(self, before: Resource) -> Message:
@@ -266,8 +255,6 @@ class Context:
                 return encode.delete_neighbour(before, self._index(before.link))
             case FdbEntry():
                 return encode.delete_fdb_entry(before, self._index(before.link))
-            case Redirect():
-                return tc.delete_redirect(self._index(before.link))
         raise AssertionError(f"not netlink's: {before}")
 
     def _change(self, before: Resource, after: Resource) -> Iterator[Message]:
@@ -282,8 +269,6 @@ class Context:
                 yield encode.new_neighbour(after, self._index(after.link))
             case _, FdbEntry():
                 yield encode.new_fdb_entry(after, self._index(after.link))
-            case _, Shaper():
-                yield tc.new_shaper(after, self._index(after.link), change=True)
             case _:
                 raise AssertionError(f"not to be updated: {after}")
 
