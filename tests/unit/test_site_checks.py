@@ -187,6 +187,22 @@ attachments:
         # a parent has no ports
         "networks: {a: {driver: macvlan, parent: eth1}}\nattachments:\n"
         + "".join(f"- {{container: c{number}, network: a}}\n" for number in range(1100)),
+        # VLANs of one subnet on the bridge that networks of Open vSwitch share unless they say otherwise
+        """
+hosts: {alpha: {}, beta: {}}
+networks:
+  red: {driver: ovs, uplink: eth1, vlan: 100, subnet: 192.168.1.0/24}
+  blue: {driver: ovs, uplink: eth1, vlan: 200, subnet: 192.168.1.0/24}
+  plain: {driver: ovs, uplink: eth1}
+  one: {driver: ovs, uplink: eth1, vlan: 1}
+  apart: {driver: ovs, bridge: ovs1, datapath: netdev, ovsdb: {alpha: "tcp:10.0.0.1:6640"}, hosts: [alpha, beta]}
+attachments:
+  - {container: one, host: alpha, network: red, address: 192.168.1.1}
+  - {container: two, host: alpha, network: blue, address: 192.168.1.1}
+  - {container: one, host: beta, network: red, address: 192.168.1.2}
+  - {container: one, host: beta, network: plain}
+  - {container: one, host: beta, network: one}
+""",
         # a range of each host's own in the one family that is asked for; a tunnel out by the NIC that is an uplink
         """
 hosts: {alpha: {address: 10.1.1.1/24}, beta: {address: 10.1.1.2/24}}

@@ -19,11 +19,11 @@ BRIDGE_PORTS = 1023
 
 LINUX_BRIDGES = {"bridge", "vxlan"}
 
-ONE_FOR_ALL = {
-    "bridge": ("trunk", "native"),
-    "ovs": ("datapath", "ovsdb"),
-}
+ONE_FOR_ALL = {"bridge": ("trunk", "native"), "ovs": ("datapath",)}
 """Keys of which a bridge has one value, whoever of its networks says it."""
+
+ONE_PER_HOST = ("uplink", "ovsdb")
+"""The same, by host; and all of the bridge's networks say it, or none."""
 
 UNTAGGED_VLAN = 1
 """What a filtering Linux bridge files untagged frames under (default_pvid in net/bridge/br_vlan.c)."""
@@ -77,19 +77,21 @@ def _by_bridge(draft: Draft) -> Iterator[tuple[str, str, list[str]]]:
                 found[host, bridge_name(name, network)].append(name)
     told = set()
     for (host, bridge), names in found.items():
-        alike = (bridge, *names, *(_uplink(draft.networks[name], host) for name in names))
+        alike = (bridge, *names, *(_per_host(draft.networks[name], key, host) for name in names for key in ONE_PER_HOST))
         if alike not in told:
             told.add(alike)
             yield host, bridge, names
 
 
-def _uplink(network: NetworkModel, host: str) -> str | None:
-    return on_host(getattr(network, "uplink", {}), host)
+def _per_host(network: NetworkModel, key: str, host: str) -> str | None:
+    return on_host(getattr(network, key, {}), host)
 
 
 def _disagreements(draft: Draft, host: str, bridge: str, names: list[str]) -> Iterator[Problem]:
     """Of networks of one driver."""
-    said: dict[str, dict[str, object]] = {"uplink": {name: _uplink(draft.networks[name], host) for name in names}}
+    said: dict[str, dict[str, object]] = {}
+    for key in ONE_PER_HOST:
+        said[key] = {name: _per_host(draft.networks[name], key, host) for name in names}
     for key in ONE_FOR_ALL.get(draft.networks[names[0]].driver, ()):
         found = {name: getattr(draft.networks[name], key, None) for name in names}
         said[key] = {name: value for name, value in found.items() if value}
@@ -105,7 +107,7 @@ def _disagreements(draft: Draft, host: str, bridge: str, names: list[str]) -> It
 def carried_vlans(draft: Draft) -> Iterator[Problem]:
     """What an uplink is told to carry is what the networks of its bridge need."""
     for host, bridge, names in _by_bridge(draft):
-        uplinked = [name for name in names if _uplink(draft.networks[name], host)]
+        uplinked = [name for name in names if _per_host(draft.networks[name], "uplink", host)]
         trunk_of = next((name for name in uplinked if getattr(draft.networks[name], "trunk", None)), None)
         is_tagged = any(getattr(draft.networks[name], "native", None) for name in uplinked)
         trunk = getattr(draft.networks[trunk_of], "trunk", ()) if trunk_of else ()
@@ -161,7 +163,7 @@ def bridge_ports(draft: Draft) -> Iterator[Problem]:
     ports: dict[tuple[str, str], int] = {}
     for name, network in networks.items():
         for host in draft.hosts_of[name]:
-            has_nic = network.driver == "vxlan" or _uplink(network, host)
+            has_nic = network.driver == "vxlan" or _per_host(network, "uplink", host)
             ports.setdefault((host, bridges[name]), 1 if has_nic else 0)
     for plug in draft.plugs:
         name, host = plug.model.network, plug.model.host
