@@ -44,6 +44,8 @@ WINDOW_SECONDS = 0.2
 ROUNDS = 3
 """A frame may be lost. All rounds go out in the first half of the window, so that the last can be answered too."""
 
+_SLACK_SECONDS = 0.004
+"""poll(2) counts in milliseconds, and sleepers wake late; the caller's limit is one."""
 _ETH_P_ALL, _ARPHRD_ETHER = 3, 1
 _SOL_PACKET, _ADD_MEMBERSHIP, _AUXDATA, _IGNORE_OUTGOING = 263, 1, 8, 23
 _MR_MULTICAST, _MR_PROMISC = 0, 1
@@ -78,11 +80,11 @@ _FILTER = (
 def probe(probes: Sequence[Probe], seconds: float = WINDOW_SECONDS) -> dict[Probe, str]:
     """Of those in use: probe → MAC of the machine that has the address, or that is about to take it like us.
 
-    Takes `seconds`, less only where all are in use. Raises what `Watch` raises.
+    Takes at most `seconds`, notably less only where all are in use. Raises what `Watch` raises.
     """
     if not probes:
         return {}
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds - _SLACK_SECONDS
     with Watch(p.link for p in probes) as watch:
         watch.start(probes, seconds=seconds)
         return watch.conflicts(deadline)
