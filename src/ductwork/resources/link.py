@@ -134,7 +134,7 @@ class Link:
     @property
     def absorbed_by(self) -> Key | None:
         """The key of what makes this one too: the other end of the pair, the switch's bridge."""
-        absorbed = (self.kind == "veth" and self.netns) or isinstance(self.spec, OvsSpec)
+        absorbed = (isinstance(self.spec, VethSpec) and self.netns) or isinstance(self.spec, OvsSpec)
         return self.requires()[0] if absorbed else None
 
     @property
