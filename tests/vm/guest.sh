@@ -15,8 +15,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t 9p -o trans=virtio,version=9p2000.L results /run/results
 mount --bind "$modules" "/lib/modules/$(uname -r)"
-for name in fd stdin stdout stderr; do ln -sfn "/proc/self/$name" "/dev/$name"; done
-ln -sfn fd/0 /proc/self/stdin 2>/dev/null || true
+for name in fd fd/0:stdin fd/1:stdout fd/2:stderr; do ln -sfn "/proc/self/${name%:*}" "/dev/${name#*:}"; done
 exec >"/run/results/$DUCTWORK_VM.log" 2>&1 </dev/null
 
 echo vm >/proc/sys/kernel/hostname

@@ -110,11 +110,11 @@ class Machine:
 
     def __init__(self, number: int, kernel: Kernel, folder: Path, command: Sequence[str]) -> None:
         self.log = folder / f"{number}.log"
-        self.console = folder / f"{number}.console"
+        self._console = folder / f"{number}.console"
         self._status = folder / f"{number}.status"
         image = folder / f"{number}.initramfs"
         image.write_bytes(b"".join(_initramfs(kernel, command)))
-        argv = [*_qemu(kernel, folder), "-serial", f"file:{self.console}", "-initrd", str(image)]
+        argv = [*_qemu(kernel, folder), "-serial", f"file:{self._console}", "-initrd", str(image)]
         argv += ["-append", f"console=ttyS0 loglevel=4 panic=-1 {_QUICK} DUCTWORK_VM={number}"]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
@@ -128,6 +128,11 @@ class Machine:
     def status(self) -> int | None:
         """The command's exit code; None where the machine ended before it."""
         return int(self._status.read_text()) if self._status.exists() else None
+
+    def last_words(self) -> str:
+        """The end of what its kernel said."""
+        said = self._console.read_text(errors="replace") if self._console.exists() else ""
+        return "\n".join(said.splitlines()[-40:])
 
 
 def _qemu(kernel: Kernel, folder: Path) -> Iterator[str]:

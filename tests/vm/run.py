@@ -1,8 +1,9 @@
 """Runs tests on Debian's 6.1 kernel, in emulated machines side by side, and shows what they say.
 
     PYTHON tests/vm/run.py                          tests/vm and the heart of tests/netns (heart.py), on two machines
-    PYTHON tests/vm/run.py tests/vm/test_vlan.py    what follows goes to pytest; paths alone: on one machine
-    PYTHON tests/vm/run.py --machines 2 -k vlan
+    PYTHON tests/vm/run.py -k vlan                  of these, what pytest chooses
+    PYTHON tests/vm/run.py tests/vm/test_vlan.py    these paths, on one machine
+    PYTHON tests/vm/run.py --machines 1 …           another number of machines; each SIGUSR1 starts one more
 
 PYTHON is that of a virtual environment with ductwork and what its tests need; the same runs in the machines. Fails when a
 test fails, and when a machine does not come up, dies, or says nothing for ten minutes.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,91 +21,101 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from claims import forgotten
 from heart import HEART
-from machine import REPOSITORY, Machine, VmError, fetch_kernel
+from machine import REPOSITORY, Kernel, Machine, VmError, fetch_kernel
 
 SILENCE = 600.0
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 
 
-def main(arguments: list[str]) -> int:
-    machines = 1
-    if arguments[:1] == ["--machines"]:
-        machines, arguments = int(arguments[1]), arguments[2:]
-    if not any(Path(word.split("::")[0]).exists() for word in arguments):
-        machines = max(machines, 2)
-        arguments = ["tests/vm", *HEART, *arguments]
-    try:
-        kernel = fetch_kernel()
-    except VmError as error:
-        print(f"vm: {error}", file=sys.stderr)
-        return 1
-    if refused := collect(arguments):
-        return refused
-    folder = Path(tempfile.mkdtemp(prefix="ductwork-vm-"))
-    command = ["env", "CI=true", "PYTHONPATH=tests/vm", *PYTEST, "-p", "claims", "-vv", *arguments]
-    started: list[Machine] = []
-    try:
-        for number in range(1, machines + 1):
-            started.append(Machine(number, kernel, folder, command))
-        follow(started)
-    finally:
-        for machine in started:
+class Run:
+    """Machines that share a list of tests (claims.py) and a folder, in which each writes its log."""
+
+    def __init__(self, arguments: Sequence[str], wanted: int) -> None:
+        self.wanted = wanted
+        self.machines: list[Machine] = []
+        self.folder = Path(tempfile.mkdtemp(prefix="ductwork-vm-"))
+        self._command = ["env", "CI=true", "PYTHONPATH=tests/vm", *PYTEST, "-p", "claims", "-vv", *arguments]
+        self._shown: dict[Path, int] = {}
+
+    def one_more(self) -> None:
+        self.wanted += 1
+
+    def follow(self, kernel: Kernel) -> None:
+        """Starts as many machines as are wanted, and shows each line of theirs until all have ended, or are silent."""
+        heard = time.monotonic()
+        alive = True
+        while alive and time.monotonic() - heard < SILENCE:
+            while len(self.machines) < self.wanted:
+                self.machines.append(Machine(len(self.machines) + 1, kernel, self.folder, self._command))
+            time.sleep(0.3)
+            alive = any(machine.alive() for machine in self.machines)
+            if sum(self._show(number, machine.log, whole=not alive) for number, machine in enumerate(self.machines, 1)):
+                heard = time.monotonic()
+
+    def _show(self, number: int, log: Path, whole: bool) -> bool:
+        """Prints the lines that are new, with `whole` also one that has no end; whether there were some."""
+        if not log.exists():
+            return False
+        begin = self._shown.get(log, 0)
+        text = log.read_bytes()[begin:]
+        text = text if whole else text[: text.rfind(b"\n") + 1]
+        self._shown[log] = begin + len(text)
+        for line in text.decode(errors="replace").splitlines():
+            print(f"{number}| {line}", flush=True)
+        return bool(text)
+
+    def failures(self) -> list[str]:
+        found = []
+        for number, machine in enumerate(self.machines, 1):
+            if (status := machine.status()) is None:
+                found += [machine.last_words(), f"machine {number} did not come up, died, or was silent: see {self.folder}"]
+            elif status:
+                found.append(f"pytest ended with {status} on machine {number}")
+        return found or forgotten(self.folder)
+
+    def end(self) -> None:
+        """Leaves a folder only where somebody has to look why a machine died."""
+        for machine in self.machines:
             machine.kill()
-    failures = [failure for machine in started if (failure := verdict(machine))]
-    for failure in failures:
-        print(f"vm: {failure}", file=sys.stderr)
-    if not failures:
-        shutil.rmtree(folder)
-    return 1 if failures else 0
+        if all(machine.status() is not None for machine in self.machines):
+            shutil.rmtree(self.folder)
 
 
 def collect(arguments: Sequence[str]) -> int:
-    """Here, where it takes no time: a misspelt path is told at once, and the guests find the tests compiled."""
-    argv = [*PYTEST, "--collect-only", "-qq", *arguments]
-    done = subprocess.run(
-        argv, cwd=REPOSITORY, env={**os.environ, "DUCTWORK_VM": "0"}, capture_output=True, text=True, check=False
-    )
+    """pytest's exit code. Here, where it takes no time: a misspelt path is told at once, and the machines find the tests
+    compiled."""
+    argv = [*PYTEST, "--collect-only", "-q", *arguments]
+    done = subprocess.run(argv, env={**os.environ, "DUCTWORK_VM": "0"}, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout + done.stderr, file=sys.stderr)
     return done.returncode
 
 
-def follow(machines: Sequence[Machine]) -> None:
-    """Shows each line as it comes, until all machines have ended."""
-    heard = time.monotonic()
-    shown = [0] * len(machines)
-    ended = False
-    while not ended:
-        ended = not any(machine.alive() for machine in machines)
-        for index, machine in enumerate(machines):
-            mark = f"{index + 1}| " if len(machines) > 1 else ""
-            size = show(machine.log, shown[index], mark, whole=ended)
-            heard = time.monotonic() if size != shown[index] else heard
-            shown[index] = size
-        if time.monotonic() - heard > SILENCE:
-            return
-        time.sleep(0.3)
-
-
-def show(log: Path, begin: int, mark: str, whole: bool) -> int:
-    """Prints complete lines from `begin` on (with `whole`: all); where the next begins."""
-    if not log.exists():
-        return begin
-    text = log.read_bytes()[begin:]
-    text = text if whole else text[: text.rfind(b"\n") + 1]
-    for line in text.decode(errors="replace").splitlines():
-        print(f"{mark}{line}", flush=True)
-    return begin + len(text)
-
-
-def verdict(machine: Machine) -> str:
-    """What was wrong with it; empty: nothing."""
-    status = machine.status()
-    if status is None:
-        tail = machine.console.read_text(errors="replace")[-2000:] if machine.console.exists() else ""
-        return f"{tail}\nthe machine did not come up, or died, or was silent for too long: see {machine.console}"
-    return f"pytest ended with {status}: see {machine.log}" if status else ""
+def main(arguments: list[str]) -> int:
+    machines = 0
+    if arguments[:1] == ["--machines"]:
+        machines, arguments = int(arguments[1]), arguments[2:]
+    paths = any(Path(word.split("::")[0]).exists() for word in arguments)
+    if not paths:
+        arguments = ["tests/vm", *HEART, *arguments]
+    run = Run(arguments, machines or (1 if paths else 2))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGUSR1, lambda *_: run.one_more())
+    try:
+        kernel = fetch_kernel()
+        if refused := collect(arguments):
+            return refused
+        run.follow(kernel)
+        failures = run.failures()
+    except VmError as error:
+        failures = [str(error)]
+    finally:
+        run.end()
+    for failure in failures:
+        print(f"vm: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
