@@ -311,8 +311,14 @@ def _is_the_kernels(resource: Resource) -> bool:
 
 
 def _by_namespace(operations: list[Operation]) -> list[Operation]:
-    """The host first, then container by container, each in the order it had: one visit for each."""
+    """First what containers have of devices of the host's comes back or goes: another kind of link, or another taker, may
+    follow on the same device. Then the host, then container by container: one visit for each, in the order it had."""
+    leaving: dict[str, list[Operation]] = {}
     groups: dict[str, list[Operation]] = {HOST: []}
     for operation in operations:
-        groups.setdefault(operation.target.netns, []).append(operation)
-    return [operation for group in groups.values() for operation in group]
+        (leaving if _frees_a_device(operation) else groups).setdefault(operation.target.netns, []).append(operation)
+    return [operation for group in (*leaving.values(), *groups.values()) for operation in group]
+
+
+def _frees_a_device(operation: Operation) -> bool:
+    return isinstance(operation, Delete) and isinstance(operation.target, Link) and operation.target.commands_enter

@@ -26,6 +26,7 @@ from ductwork.resources import (
     Address,
     Backend,
     Create,
+    Delete,
     Key,
     Link,
     NftElement,
@@ -334,21 +335,37 @@ class Reconciler:
         raise ApplyError(f"{reason}. What was begun was taken back", "mend the cause, then apply again")
 
     def _execute(self, found: Plan, observation: Observation) -> list[Outcome]:
-        groups = {name: list(its) for name, its in itertools.groupby(found.operations, key=lambda o: o.target.netns)}
-        outcomes = self._execute_here(HOST, groups.pop(HOST, []))
-        if self._errors(outcomes, observation):
-            return outcomes
+        """In the plan's order, and no further where something went wrong on the way from containers to the host or back."""
         announcements: dict[str, list[Address]] = {}
         for address in found.announcements:
             announcements.setdefault(address.netns, []).append(address)
+        runs = [(name, list(its)) for name, its in itertools.groupby(found.operations, key=lambda o: o.target.netns)]
+        outcomes: list[Outcome] = []
+        for is_host, its_runs in itertools.groupby(runs, key=lambda run: run[0] == HOST):
+            if self._errors(outcomes, observation):
+                break
+            if is_host:
+                for _, operations in its_runs:
+                    outcomes += self._execute_here(HOST, operations)
+            else:
+                outcomes += self._execute_in_containers(list(its_runs), announcements, observation)
+        return outcomes
+
+    def _execute_in_containers(
+        self,
+        runs: Sequence[tuple[str, list[Operation]]],
+        announcements: Mapping[str, Sequence[Address]],
+        observation: Observation,
+    ) -> list[Outcome]:
         visits = [
             (
                 partial(self.open_netns, name),
-                partial(self._execute_inside, name, its, announcements.get(name, []), observation),
+                partial(self._execute_inside, name, its, _told(its, announcements.get(name, ())), observation),
             )
-            for name, its in groups.items()
+            for name, its in runs
         ]
-        for (name, its), result in zip(groups.items(), self._system.visitor.visit(visits) if visits else [], strict=True):
+        outcomes: list[Outcome] = []
+        for (name, its), result in zip(runs, self._system.visitor.visit(visits), strict=True):
             if isinstance(result, Exception):
                 outcomes += [Outcome(operation, f"{name}: {result}") for operation in its]
             else:
@@ -523,6 +540,11 @@ def _mentions(observation: Observation, operations: Iterable[Operation]) -> Iter
     for nic in sorted(taken):
         for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
             yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
+
+
+def _told(operations: Sequence[Operation], addresses: Sequence[Address]) -> Sequence[Address]:
+    """What a visit announces: nothing where it only takes away, and another one follows."""
+    return () if all(isinstance(operation, Delete) for operation in operations) else addresses
 
 
 def _container_of(resource: Resource) -> str:

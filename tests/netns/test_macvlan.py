@@ -205,6 +205,26 @@ attachments: [{container: "netns:<web>", network: direct, address: 10.9.0.2}]
     same(before, settled(alpha))
 
 
+def test_a_nic_goes_from_many_to_one_and_back_at_once(hosts: Hosts) -> None:
+    """passthru is refused while anybody else has a macvlan there, in whatever container."""
+    alpha = hosts.alpha
+    sh(alpha.host, "ip", "link", "add", "name", "eth9", "type", "veth", "peer", "name", "far9")
+    for name in ("eth9", "far9"):
+        sh(alpha.host, "ip", "link", "set", "dev", name, "up")
+    plug = '  - {container: "netns:<%s>", network: lan, address: 10.9.0.%s}'
+    many = "\n".join(
+        [
+            "networks: {lan: {driver: macvlan, parent: eth9, subnet: 10.9.0.0/24, host_access: 10.9.0.250}}",
+            *("attachments:", plug % ("web", 2), plug % ("db", 3)),
+        ]
+    )
+    alone = many.replace(", host_access: 10.9.0.250", ", mode: passthru").replace(plug % ("web", 2), "")
+    alpha.settle(many)
+    for text in (alone, many):
+        alpha.settle(text)
+    assert hosts.ping("web", "10.9.0.3") and hosts.ping("alpha", "10.9.0.2")
+
+
 def test_a_parent_that_cannot_be_one_is_refused_and_nothing_touched(hosts: Hosts) -> None:
     alpha = hosts.alpha
     before = settled(alpha)

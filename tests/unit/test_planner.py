@@ -18,8 +18,10 @@ from ductwork.resources import (
     Address,
     Create,
     Delete,
+    IpvlanSpec,
     Key,
     Link,
+    MacvlanSpec,
     NftElement,
     NftTable,
     Owner,
@@ -239,3 +241,19 @@ def test_the_second_site_finds_what_is_shared_in_no_ones_way() -> None:
 
 def test_keys_read_well() -> None:
     assert str(Key("route", WEB, ("0.0.0.0/0", 0, 254, 0))) == "route 0.0.0.0/0 0 254 0 in netns:web"
+
+
+def test_what_leaves_a_device_of_the_hosts_leaves_first() -> None:
+    """Another kind of link on the same device is refused as long as there is one of the former in any namespace."""
+    parent = Link(HOST, "eth0", "", "02:00:00:00:00:09", 1500)
+    beside = Link(HOST, "dw", "macvlan", "02:00:00:00:00:07", 1500, spec=MacvlanSpec("eth0", "bridge"), owner=PODS)
+    inner = [
+        Link(name, "eth1", "macvlan", "02:00:00:00:00:08", 1500, spec=MacvlanSpec("eth0", "bridge"), owner=PLUG)
+        for name in (WEB, "netns:db")
+    ]
+    had = [beside, *inner]
+    wanted = [replace(link, kind="ipvlan", mac=parent.mac, spec=IpvlanSpec("eth0", "l2")) for link in had]
+    operations = way([parent, *wanted], [parent, *had]).operations
+    told = [(type(operation), operation.target.netns) for operation in operations]
+    assert told[:4] == [(Delete, WEB), (Delete, "netns:db"), (Delete, HOST), (Create, HOST)]
+    assert not any(kind is Delete for kind, _ in told[4:])
