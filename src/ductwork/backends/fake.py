@@ -150,6 +150,8 @@ class FakeKernel:
                 case Create(after):
                     self.rules().check(after)
                     self.rules().check_existing(after)
+                    if isinstance(after, Address) and after.key in self.state:
+                        return ""  # it is as it was made; the back end forgives "File exists"
                     self._model.do(operation)
                     if isinstance(after, OvsBridge):
                         self._put_device(after)
