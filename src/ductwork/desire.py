@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ductwork.drivers import ContainerFacts, Facts, View, on_host
 from ductwork.drivers.registry import DRIVERS
 from ductwork.relocation import uplinks as uplinks_in
-from ductwork.resources import HOST, Address, BridgeSpec, IPInterface, Key, Link, OvsBridge, Resource, Route, State, Sysctl
+from ductwork.resources import (
+    HOST,
+    Address,
+    BridgeSpec,
+    IPInterface,
+    Key,
+    Link,
+    NicSpec,
+    OvsBridge,
+    Resource,
+    Route,
+    State,
+    Sysctl,
+)
 from ductwork.services.uplink import device_paths
 from ductwork.site.model import Attachment, Network, Site
 
@@ -45,7 +58,22 @@ def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], 
         elif resource.netns == HOST and isinstance(resource, Address):
             addresses.append(resource)
     containers = {name: ContainerFacts(cookie, tuple(defaults.get(name, ()))) for name, cookie in cookies.items()}
-    return Facts(links, tuple(addresses), tuple(routes), containers, sysctls, iptables, taken=uplinks_in(state.values()))
+    taken = uplinks_in(state.values())
+    return Facts(
+        links,
+        tuple(addresses),
+        tuple(routes),
+        containers,
+        sysctls,
+        iptables,
+        taken=taken,
+        lent=lent(state),
+    )
+
+
+def lent(state: State) -> dict[str, Link]:
+    """Name on the host → the NIC, where it is in a container by us, or has been left behind by one that died."""
+    return {r.spec.device: r for r in state.values() if isinstance(r, Link) and isinstance(r.spec, NicSpec) and r.owner}
 
 
 def view(

@@ -73,8 +73,9 @@ def owners_of(host: Iterable[Resource], site: str | None, origin: str | None) ->
 
 
 def links_of(network: Network, host: str, plugged_into: str, attachment: tuple[str, str]) -> frozenset[str] | None:
-    """The host's links that an attachment is about; None: all there is, where the host has a way to the container besides."""
-    if on_host(getattr(network.options, "host_access", {}), host) is not None:
+    """The host's links that an attachment is about; None: all there is, where the host has a way to the container besides, or
+    a NIC leaves it with all that is on it."""
+    if any(on_host(getattr(network.options, key, {}), host) is not None for key in ("host_access", "device")):
         return None
     return frozenset({plugged_into, *desire.nics_of(network, host), host_ifname(*attachment)})
 
@@ -221,9 +222,9 @@ class Attach:
         return [self.site.attachments[0].container]
 
     def desired(self, observation: Observation) -> dict[Key, Resource]:
-        if self.bridge not in observation.facts.links:
+        if self.bridge not in {**observation.facts.links, **observation.facts.lent}:
             hint = f"`ductwork apply` the file of site {self.site.name} again"
-            raise DuctworkError(f"the bridge {self.bridge} of network {self.site.attachments[0].network} is not here", hint)
+            raise DuctworkError(f"the device {self.bridge} of network {self.site.attachments[0].network} is not here", hint)
         sight = desire.view(self.site, self.host, self.machine, observation.facts, self.addresses, "attach")
         return desire.desired_attachments(sight)
 

@@ -24,6 +24,7 @@ RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
 """Per host namespace; the environment variable is for tests and labs."""
 _LOCK_SECONDS = 60.0
 _UNDER_WAY, _LAST, _FORMERS, _GUESTS = "under-way.json", "last.json", "formers.json", "guests.json"
+_LENT = "lent.json"
 
 
 @dataclass(slots=True)
@@ -88,6 +89,16 @@ class Journal:
     def keep_guests(self, names: frozenset[str]) -> None:
         if names != self.guests():
             self._write(_GUESTS, sorted(names))
+
+    def lent(self) -> dict[str, tuple[Resource, ...]]:
+        """NIC that is in a container → what it had on the host."""
+        return {device: serial.decode(its) for device, its in (self._read(_LENT) or {}).items()}
+
+    def keep_lent(self, nics: Mapping[str, tuple[Resource, ...]]) -> None:
+        if not nics:
+            self._remove(_LENT)
+            return
+        self._write(_LENT, {device: serial.encode(its) for device, its in nics.items()})
 
     def last_change(self) -> Change | None:
         """The change under way when a process died, else the last one that was completed."""

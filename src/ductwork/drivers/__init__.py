@@ -45,6 +45,7 @@ class Facts:
     known of the NICs that the site names as uplinks, parents and devices, and that we have not had before. All is seen as it
     will be when NICs have become ports of their bridges (design, section 3, Relocation): `moved`: NIC → its bridge, which has
     what was on the NIC; `taken`: the same, as it is now.
+    `lent`: a NIC's name on the host → the NIC, which is in a container by us.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Facts:
     nics: Mapping[str, NicFacts] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
     taken: Mapping[str, str] = field(default_factory=dict)
+    lent: Mapping[str, Link] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

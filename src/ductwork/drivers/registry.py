@@ -7,9 +7,10 @@ from ductwork.drivers.bridge import BridgeDriver
 from ductwork.drivers.ipvlan import IpvlanDriver
 from ductwork.drivers.macvlan import MacvlanDriver
 from ductwork.drivers.ovs import OvsDriver
+from ductwork.drivers.phys import PhysDriver
 from ductwork.drivers.vxlan import VxlanDriver
 
-_ALL: tuple[Driver, ...] = (BridgeDriver(), OvsDriver(), MacvlanDriver(), IpvlanDriver(), VxlanDriver())
+_ALL: tuple[Driver, ...] = (BridgeDriver(), OvsDriver(), MacvlanDriver(), IpvlanDriver(), VxlanDriver(), PhysDriver())
 
 DRIVERS = {driver.name: driver for driver in _ALL}
 

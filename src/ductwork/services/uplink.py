@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from ductwork.drivers import View
 from ductwork.errors import ConflictError, DuctworkError
 from ductwork.resources import HOST, IpvlanSpec, Link, MacvlanSpec, NicFacts, Owner, Resource, Sysctl, VlanSpec, VxlanSpec
+from ductwork.resources.nic import unmanaged_drop_in
 
 _CONF = {
     "ipv4": (
@@ -72,8 +73,8 @@ def uplink_nic(nic: str, bridge: str, network: str, view: View) -> Link:
     if nic in view.facts.taken:
         return link
     _refuse_kind(link, bridge, network)
-    _refuse_what_is_on_it(link, network, view)
-    _refuse_management(link, view.facts.nics.get(nic, NicFacts()), bridge, network)
+    refuse_what_is_on_it(link, network, view)
+    refuse_management(link, view.facts.nics.get(nic, NicFacts()), bridge, network)
     return link
 
 
@@ -87,7 +88,8 @@ def _refuse_kind(link: Link, bridge: str, network: str) -> None:
         raise ConflictError(message, hint)
 
 
-def _refuse_what_is_on_it(link: Link, network: str, view: View) -> None:
+def refuse_what_is_on_it(link: Link, network: str, view: View) -> None:
+    """What would not go along. Errors: `ConflictError`."""
     on_top = [other.name for other in view.facts.links.values() if _rides_on(other, link.name)]
     if on_top:
         message = f"network {network}: {', '.join(on_top)} on top of {link.name} would lose its way: nothing was touched"
@@ -111,14 +113,17 @@ def _rides_on(link: Link, nic: str) -> bool:
     return False
 
 
-def _refuse_management(link: Link, known: NicFacts, bridge: str, network: str) -> None:
+def refuse_management(link: Link, known: NicFacts, bridge: str, network: str) -> None:
+    """Who else sees to the NIC. `bridge`: where it is to go. Errors: `DuctworkError`, `ConflictError`."""
     name = link.name
     if known.wireless:
         message = f"network {network}: {name} is a Wi-Fi NIC: an access point lets no other MACs than its own through"
         raise DuctworkError(f"{message}, so it cannot be bridged", "use `driver: ipvlan` with `parent`, or a routed network")
     if known.manager:
         message = f"network {network}: {known.manager} manages {name}, and would take its addresses back: nothing was touched"
-        raise ConflictError(message, f"make {known.manager} leave {name} and {bridge} alone, then apply again")
+        path, text = unmanaged_drop_in(known.manager, [name, bridge])
+        told = f"make it leave {name} and {bridge} alone, then apply again"
+        raise ConflictError(message, f"{told}. For that, {path}:\n{text}" if path else told)
     if known.lease:
         message = f"network {network}: {name} has its address by DHCP, and {known.lease} would go on renewing it there"
         hint = f"give {name} a fixed address, or run the DHCP client on {bridge} from now on, then apply again"

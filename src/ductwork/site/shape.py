@@ -34,7 +34,6 @@ SomeModel = TypeVar("SomeModel", bound=Model)
 
 DRIVERS_TO_COME = {
     "routed": ("host_subnets", "host_prefix", "bridge", "cloud"),
-    "phys": ("device",),
 }
 """The contract's drivers that this version does not have, with their keys."""
 

@@ -1,0 +1,103 @@
+"""A NIC lent to a container, and given back as it was. The NICs here are veth pairs that are taken for hardware: what happens
+to a real one whose container dies is for the VM."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from conftest import sh, until
+from host import World, build_world, same
+from lan import Lan
+
+from ductwork.backends.nic import NicReader
+from ductwork.engine import AttachRequest
+from ductwork.errors import DuctworkError
+from ductwork.resources import NicFacts
+
+pytestmark = pytest.mark.netns
+
+SITE = """
+networks:
+  direct: {driver: phys, device: nic7, subnet: 192.168.7.0/24}
+attachments:
+  - {container: "netns:<web>", network: direct, interface: lan0, address: 192.168.7.2}
+"""
+
+
+@pytest.fixture
+def world(netns: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    made = build_world(netns, tmp_path)
+    lan = Lan(netns)
+    lan.plug_in(made.host, "nic7")
+    made.names["other"] = lan.machine("other", "192.168.7.9/24")
+    for address in ("192.168.7.1/24", "192.168.7.3/24", "10.1.0.1/32"):
+        sh(made.host, "ip", "address", "add", address, "dev", "nic7")
+    sh(made.host, "ip", "address", "add", "2001:db8:7::1/64", "dev", "nic7", "nodad")
+    sh(made.host, "ip", "route", "add", "default", "via", "192.168.7.254", "metric", "50")
+    sh(made.host, "ip", "-6", "route", "add", "2001:db8:8::/48", "via", "2001:db8:7::9", "table", "100")
+    sh(made.host, "sysctl", "-qw", "net.ipv4.conf.nic7.rp_filter=2", "net.ipv6.conf.nic7.accept_ra=0")
+    assert until(lambda: "tentative" not in sh(made.host, "ip", "address"))
+    return made
+
+
+@pytest.fixture
+def hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = NicReader.read
+
+    def told(self: NicReader, names: list[str]) -> dict[str, NicFacts]:
+        return {name: replace(known, virtual=False) for name, known in read(self, names).items()}
+
+    monkeypatch.setattr(NicReader, "read", told)
+
+
+def settled(world: World) -> dict[str, object]:
+    assert until(lambda: "tentative" not in sh(world.host, "ip", "address"))
+    found: dict[str, object] = world.snapshot()
+    return found
+
+
+@pytest.mark.usefixtures("hardware")
+def test_lent_and_given_back(world: World) -> None:
+    before = settled(world)
+    world.settle(SITE)
+    assert world.ping("web", "192.168.7.9")
+    assert "nic7" not in sh(world.host, "ip", "link")
+    world.destroy()
+    same(before, settled(world))
+    world.settle(SITE)
+    world.engine(lambda engine: engine.undo())
+    same(before, settled(world))
+
+
+@pytest.mark.usefixtures("hardware")
+def test_given_back_when_the_file_no_longer_has_it(world: World) -> None:
+    before = settled(world)
+    world.settle(SITE)
+    world.settle("networks: {direct: {driver: phys, device: nic7}}\nattachments: []\n")
+    same(before, settled(world))
+
+
+@pytest.mark.usefixtures("hardware")
+def test_by_hand(world: World) -> None:
+    before = settled(world)
+    network = "{driver: phys, device: nic7, subnet: 192.168.7.0/24, hosts: [alpha]}"
+    world.apply(f"hosts: {{alpha: {{}}}}\nnetworks: {{direct: {network}}}\n", host="alpha")
+    request = AttachRequest("netns:" + world.names["db"], "direct", addresses=(ip_address("192.168.7.2"),))
+    report = world.engine(lambda engine: engine.attach(request))
+    assert any("comes back" in note for note in report.notes)
+    assert world.ping("db", "192.168.7.9")
+    world.engine(lambda engine: engine.detach(request.container, "direct"))
+    same(before, settled(world))
+
+
+def test_what_would_die_with_its_container_is_refused(world: World) -> None:
+    before = settled(world)
+    with pytest.raises(DuctworkError, match="would die with its container"):
+        world.apply(SITE)
+    same(before, settled(world))
