@@ -259,6 +259,9 @@ def _made(want: Resource, had: Resource | None, model: KernelModel) -> list[Oper
     stays = isinstance(had, Route) and all(required in model.state for required in had.requires())
     if had is not None and stays:
         return [Update(had, want)]
+    present = model.state.get(want.key)
+    if isinstance(want, Link) and isinstance(present, Link) and not want.absorbed_by:
+        return [Update(present, want)]
     if isinstance(want, Link) and want.commands_enter and want.up:
         down = replace(want, up=False)
         return [Create(down), Update(down, want)]

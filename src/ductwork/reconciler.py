@@ -19,6 +19,7 @@ from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingTo
 from ductwork.foreign import ForeignValues, SysctlReader
 from ductwork.goals import Goal, Observation, Restore
 from ductwork.journal import Change, Journal
+from ductwork.lent import LentNics
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
 from ductwork.resources import (
@@ -31,6 +32,7 @@ from ductwork.resources import (
     Link,
     NftElement,
     NicFacts,
+    NicSpec,
     Operation,
     Outcome,
     Port,
@@ -172,6 +174,7 @@ class Reconciler:
         self._resolver = resolver
         self._journal = journal
         self._foreign = ForeignValues(journal, self._system.sysctls)
+        self._lent = LentNics(journal, self._system.sysctls.read_paths)
         self._interrupted: tuple[str, ...] = ()
         self._cookie = self._system.cookie()
         self._backends = {
@@ -266,6 +269,7 @@ class Reconciler:
             transaction.before = {**found.before(observation.state), **transaction.before}
             transaction.change = self._journal.begin(goal.title, transaction.before)
             self._expect_guests(found)
+            self._lent.note(found.operations, observation.state)
             if goal.links is None:
                 self._foreign.note(goal.needs, needed, found.operations, observation.state)
             outcomes = self._execute(found, observation)
@@ -277,6 +281,7 @@ class Reconciler:
         if goal.links is None:
             self._foreign.settle(goal.needs, needed, observation.state)
             self._settle_guests(observation)
+            self._lent.settle(observation.state)
         if transaction.change:
             self._journal.complete()
         return Report(
@@ -285,7 +290,7 @@ class Reconciler:
             transaction.rounds,
             observation.waiting,
             found.kept,
-            (*self._resolver.notes, *lookout.report(), *_mentions(observation, transaction.operations)),
+            (*self._resolver.notes, *lookout.report(), *_warnings(observation, transaction.operations)),
             goal.title,
         )
 
@@ -505,6 +510,8 @@ class Reconciler:
             desired = desire.without_ipv6(desired)
         needed = {r.path for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST and not r.link}
         desired |= {r.key: r for r in self._foreign.to_put_back(goal.needs, needed, observation.state)}
+        given = self._lent.to_give_back(desired, observation.state, mine)
+        desired |= {r.key: r for r in given if r.key not in desired}
         wanted = {r.path: r.link for r in desired.values() if isinstance(r, Sysctl) and r.netns == HOST}
         wanted |= desire.sysctls_to_lose(desired, observation.state, mine)
         _add_sysctls(observation.state, self._system.sysctls.read_paths(wanted), wanted)
@@ -534,9 +541,13 @@ def _is_guest(resource: Resource) -> bool:
     return isinstance(resource, Link) and resource.commands_enter
 
 
-def _mentions(observation: Observation, operations: Iterable[Operation]) -> Iterator[str]:
-    """What else names a NIC that has become a port: it is not ours to change."""
+def _warnings(observation: Observation, operations: Sequence[Operation]) -> Iterator[str]:
+    """What becomes of NICs without us, and what else names those that have become ports, which is not ours to change."""
     taken = {o.after.link for o in operations if isinstance(o, Create) and isinstance(o.after, Port) and o.after.is_uplink}
+    for o in operations:
+        if isinstance(o, Create) and isinstance(o.after, Link) and isinstance(o.after.spec, NicSpec):
+            home = f"when {o.after.netns} ends, {o.after.spec.device} comes back to the machine's first namespace"
+            yield f"{home}, down and without its addresses, until `ductwork apply` or `destroy` sees to it"
     for nic in sorted(taken):
         for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
             yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
