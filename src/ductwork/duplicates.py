@@ -62,8 +62,10 @@ class Lookout:
         if self._watch is None:
             return []
         met = self._watch.conflicts(time.monotonic())
+        deaf = self._watch.unplugged()
         self.close()
-        return [f"{mac}, behind {probe.link}, has {probe.address} too, which is ours: find it" for probe, mac in met.items()]
+        said = [f"{mac}, behind {probe.link}, has {probe.address} too, which is ours: find it" for probe, mac in met.items()]
+        return said + [f"{link} has no carrier: nobody could be asked whether our addresses are free" for link in deaf]
 
     def close(self) -> None:
         if self._watch is not None:

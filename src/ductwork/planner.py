@@ -122,7 +122,7 @@ def _compare(
         have = observed.get(key)
         if have is None or have == want or key in moving:
             continue
-        if not (mine(have) or _may_change(want)):
+        if not (mine(have) or _may_change(want, have)):
             conflicts.append(Conflict(want, have))
         elif changed_fields(have, want) & want.replace:
             deletions.add(key)
@@ -147,9 +147,10 @@ def _addresses_elsewhere(desired: State, observed: State, mine: Mine) -> list[Co
     return [Conflict(want, have) for want, have in pairs if have]
 
 
-def _may_change(want: Resource) -> bool:
-    """Whether it may take the place of something foreign: its former state is kept, or it is ours by its name."""
-    return isinstance(want, Sysctl | NftTable) or (isinstance(want, Route) and want.displaces)
+def _may_change(want: Resource, have: Resource) -> bool:
+    """Whether it may take the place of something that is not its owner's: the former state of a foreign one is kept, or it is
+    ours by its name. (Two sites that both want a container's default route would take it from each other for ever.)"""
+    return isinstance(want, Sysctl | NftTable) or (isinstance(want, Route) and want.displaces and have.owner is None)
 
 
 def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, ...]:
