@@ -7,10 +7,10 @@ from test_crash import SITE, before_and_wanted, moments, nothing, world
 
 __all__ = ["world"]  # a fixture
 
-STEP = 11
+STEP = 17
 
 
-def test_killed_while_applying(world: World) -> None:  # noqa: F811
+def test_killed_while_applying(world: World) -> None:
     site = world.site(SITE)
     before, wanted = before_and_wanted(world, site)
     for _ in moments(world, lambda engine: engine.apply(site, "alpha"), nothing, step=STEP, first=3):
@@ -20,7 +20,7 @@ def test_killed_while_applying(world: World) -> None:  # noqa: F811
         same(before, world.snapshot())
 
 
-def test_killed_while_destroying(world: World) -> None:  # noqa: F811
+def test_killed_while_destroying(world: World) -> None:
     site = world.site(SITE)
     before, _ = before_and_wanted(world, site)
 
