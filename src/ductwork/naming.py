@@ -18,6 +18,11 @@ def host_ifname(container: str, interface: str) -> str:
     return f"dw{readable}-{_digest(container, interface)}"
 
 
+def ifb_ifname(container: str, interface: str) -> str:
+    """The device by whose way an attachment's limited packets go: as the host's end, with another beginning."""
+    return f"di{host_ifname(container, interface).removeprefix('dw')}"
+
+
 def bridge_ifname(network: str) -> str:
     return _shortened("dw-", network)
 

@@ -34,8 +34,10 @@ from ductwork.resources import (
     Outcome,
     OvsSpec,
     Port,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     Sysctl,
     Update,
     VethSpec,
@@ -44,7 +46,7 @@ from ductwork.resources.ovs import OvsBridge, OvsPort
 
 T = TypeVar("T")
 
-NETLINK_KINDS: frozenset[type] = frozenset({Link, Port, Address, Route, Neighbour, FdbEntry})
+NETLINK_KINDS: frozenset[type] = frozenset({Link, Port, Shaper, Redirect, Address, Route, Neighbour, FdbEntry})
 FILTER_KINDS: frozenset[type] = frozenset({NftTable, NftElement, IptablesRule})
 SWITCH_KINDS: frozenset[type] = frozenset({OvsBridge, OvsPort})
 HOST_COOKIE = 1

@@ -28,9 +28,11 @@ from ductwork.resources import (
     OvsSpec,
     Owner,
     Port,
+    Redirect,
     Resource,
     Route,
     RouteDetails,
+    Shaper,
     Sysctl,
     VethSpec,
     VlanSpec,
@@ -60,8 +62,11 @@ def _raw(resource: Resource, rules: Rules, owners: dict[str, Owner | None]) -> R
     match resource:
         case Link():
             return _raw_link(resource, rules)
-        case Port() | FdbEntry():
+        case Port() | Shaper() | FdbEntry():
             return replace(resource, owner=owners.get(resource.link))
+        case Redirect(link=link, to=to):
+            led = Key("link", HOST, (to,)) in rules.state
+            return replace(resource, to=to if led else "", owner=owners.get(link))
         case Route():
             owner = _claimed(resource.link, owners) if resource.protocol == PROTOCOL else None
             return replace(resource, owner=owner, details=None if owner else resource.details or RouteDetails())

@@ -27,8 +27,10 @@ from ductwork.resources import (
     NftTable,
     NicSpec,
     Port,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     Sysctl,
     VethSpec,
     VlanSpec,
@@ -193,6 +195,8 @@ class Rules:
             case NftElement():
                 if isinstance(present, NftElement) and present.value != after.value:
                     raise Refused("File exists")
+            case Shaper() | Redirect() if present:
+                raise Refused("File exists")
 
     def check(self, after: Resource) -> None:
         match after:
@@ -208,6 +212,11 @@ class Rules:
             case FdbEntry():
                 if self.link(after.netns, after.link).kind != "vxlan":
                     raise Refused("Operation not supported")
+            case Shaper():
+                self.link(after.netns, after.link)
+            case Redirect():
+                self.link(after.netns, after.link)
+                self.link(after.netns, after.to)
             case Sysctl():
                 if after.key not in self.state:
                     raise Refused(f"{after.path} = {after.value}: no such file or directory")

@@ -28,8 +28,10 @@ from ductwork.resources import (
     OvsPort,
     Owner,
     Port,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     Sysctl,
     Update,
     VethSpec,
@@ -89,6 +91,10 @@ def described(resource: Resource) -> str:
             return f"link {resource.name}: {what}, mtu {resource.mtu_bytes}"
         case Link():
             return f"link {resource.name}: {resource.kind or 'nic'} {resource.mac}, mtu {resource.mtu_bytes}"
+        case Shaper():
+            return f"limit of {resource.bits_per_second} bit/s for what leaves by {resource.link}"
+        case Redirect():
+            return f"detour of what comes in by {resource.link}, through {resource.to}"
         case Port():
             return f"port {resource.link} of {resource.bridge}"
         case Address():

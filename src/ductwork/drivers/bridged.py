@@ -14,7 +14,7 @@ from ductwork.drivers.inside import inside
 from ductwork.kernel_model import IPV6_MIN_MTU
 from ductwork.naming import host_ifname, mac_address
 from ductwork.resources import HOST, Address, Link, Owner, Port, PortVlans, Resource, Sysctl, VethSpec, VlanSpec
-from ductwork.services import antispoof, nat
+from ductwork.services import antispoof, nat, rate
 from ductwork.services.ruleset import bridge_table
 from ductwork.site.model import Attachment, Network
 
@@ -74,10 +74,12 @@ def veth_resources(
     """The pair, its host's end in the bridge, and all that the container has on its own end. `vlans`: of the port, on a bridge
     that tells VLANs apart; `probe`: as in `Address`."""
     owner = view.owner(network.name, attachment)
+    own_mtu = attachment.mtu_bytes or mtu_bytes
     yield from pair(attachment, mtu_bytes, view)
     yield Port(HOST, host_ifname(*attachment.id), bridge, owner, vlans, isolated=network.isolated)
+    yield from rate.limits(attachment, own_mtu, owner, view.seed)
     yield from antispoof.elements(network, attachment, [a.ip for a in view.addresses.get(attachment.id, ())], owner)
-    yield from inside(network, attachment, attachment.mtu_bytes or mtu_bytes, view, probe)
+    yield from inside(network, attachment, own_mtu, view, probe)
 
 
 def pair(attachment: Attachment, mtu_bytes: int, view: View) -> Iterator[Link]:

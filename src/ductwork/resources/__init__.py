@@ -37,6 +37,7 @@ from ductwork.resources.ovs import OvsBridge, OvsPort
 from ductwork.resources.port import Port, PortVlans
 from ductwork.resources.probe import Probe
 from ductwork.resources.route import MAIN_TABLE, PARKED_METRIC, Route, RouteDetails
+from ductwork.resources.shaper import Redirect, Shaper
 from ductwork.resources.sysctl import Sysctl
 
 KINDS = (
@@ -47,6 +48,8 @@ KINDS = (
     Link,
     OvsPort,
     Port,
+    Shaper,
+    Redirect,
     Sysctl,
     Address,
     Route,
@@ -94,9 +97,11 @@ __all__ = [
     "Port",
     "PortVlans",
     "Probe",
+    "Redirect",
     "Resource",
     "Route",
     "RouteDetails",
+    "Shaper",
     "State",
     "Sysctl",
     "Update",

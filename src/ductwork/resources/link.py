@@ -138,9 +138,10 @@ class Link:
         return self.requires()[0] if absorbed else None
 
     @property
-    def is_host_end(self) -> bool:
-        """Whether it is the host's end of a veth pair."""
-        return self.kind == "veth" and not self.netns
+    def is_passage(self) -> bool:
+        """Whether it is the host's end of a pair, or what an attachment's packets are led through: the host itself says nothing
+        on it."""
+        return self.kind == "ifb" or (self.kind == "veth" and not self.netns)
 
     @property
     def is_born_inside(self) -> bool:
@@ -168,9 +169,11 @@ class Link:
             made += ["netns", place(self.netns)]
         made += ["type", self.kind, *self._type_words(place)]
         mark = ["alias", self.owner.alias(self.name, self.kind)] if self.owner else []
-        no_link_local = ["addrgenmode", "none"] if self.is_host_end else []
-        after = [*changed, *mark, *no_link_local, *up]
-        own = [_set(self.name, *after)] if after else []
+        no_link_local = ["addrgenmode", "none"] if self.is_passage else []
+        after = [*changed, *mark, *no_link_local]
+        # The flag is set before the mode, and an ifb, which has a carrier at once, would have its address by then.
+        groups = [after, up] if self.kind == "ifb" else [[*after, *up]]
+        own = [_set(self.name, *words) for words in groups if words]
         if self.is_born_inside:
             own = [led_in(command, self.netns, place) for command in own]
         return [made, *self._own_vlans(), *own]

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from typing import TypeVar
 
 from ductwork.backends.ndisc import advertise
-from ductwork.backends.netlink import decode, decode_link, encode, encode_link
+from ductwork.backends.netlink import decode, decode_link, encode, encode_link, tc
 from ductwork.backends.netlink.places import INDEX_SPAN, Places
 from ductwork.backends.netlink.requests import Batch, Context
 from ductwork.backends.netlink.wire import NetlinkSocket, text, u32
@@ -38,8 +38,10 @@ from ductwork.resources import (
     Owner,
     Port,
     PortVlans,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     VlanSpec,
 )
 
@@ -63,7 +65,7 @@ def _no_gate(moment: str) -> None:
 class NetlinkBackend:
     """`open_netns`: a container's name → a new descriptor of its namespace; raises where the container is gone."""
 
-    kinds: frozenset[type] = frozenset({Link, Port, Address, Route, Neighbour, FdbEntry})
+    kinds: frozenset[type] = frozenset({Link, Port, Shaper, Redirect, Address, Route, Neighbour, FdbEntry})
 
     def __init__(self, open_netns: Callable[[str], int], gate: Callable[[str], None] = _no_gate) -> None:
         self._places = Places(open_netns, gate)
@@ -97,6 +99,8 @@ class NetlinkBackend:
                 found.append(decode_link.port(link, bridge, told, own))
         if wanted is not None:
             return found
+        if netns == HOST:
+            found += tc.read(opened, netns, links)
         if netns:
             found += [sysctl for link, told in read for sysctl in decode_link.sysctls(link, told)]
         owners = {link.name: link.owner for link in links if link.owner}

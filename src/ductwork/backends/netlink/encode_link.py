@@ -59,8 +59,9 @@ def _identity(link: Link) -> bytes:
 
 
 def new_link(link: Link, index: int, data: bytes, master: int, parent: bytes = b"") -> Message:
-    """Create a link, on its `parent`, a port of `master` where that is not 0, and up: all in one request."""
-    flags = IFF_UP if link.up else 0
+    """Create a link, on its `parent`, a port of `master` where that is not 0, and up: all in one request. (An ifb would have a
+    link-local address at once.)"""
+    flags = IFF_UP if link.up and link.kind != "ifb" else 0
     body = ifinfo(index, flags, flags) + _identity(link) + parent
     body += u32(10, master) if master else b""
     body += nested(18, attribute(1, link.kind.encode()), nested(2, data)) if data else nested(18, text(1, link.kind))
@@ -118,8 +119,8 @@ def born_inside(link: Link, index: int, data: bytes, parent: bytes) -> tuple[Mes
 
 
 def finish_link(link: Link, index: int) -> Message:
-    """What the creating request ignores: the mark, a bridge's own MTU, and that the host's end of a pair, a mere port, or an ifb needs
-    no link-local address (it has none yet: its other end is down)."""
+    """What the creating request ignores: the mark, a bridge's own MTU, and that a mere passage needs no link-local address (it
+    has none yet: the other end of a pair is down)."""
     body = _alias(link) if link.owner else b""
     body += u32(4, link.mtu_bytes) if link.kind == "bridge" else b""
     body += _NO_LINK_LOCAL if link.is_passage else b""

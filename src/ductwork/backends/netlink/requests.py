@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ductwork.backends.netlink import encode, encode_link, nics
+from ductwork.backends.netlink import encode, encode_link, nics, tc
 from ductwork.backends.netlink.places import Places
 from ductwork.backends.netlink.wire import DONE, NLM_F_APPEND, Message, NetlinkSocket
 from ductwork.resources import (
@@ -28,8 +28,10 @@ from ductwork.resources import (
     Operation,
     OvsSpec,
     Port,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     Update,
     VethSpec,
     VlanSpec,
@@ -40,6 +42,8 @@ from ductwork.resources.route import KERNEL_PROTOCOL
 
 _THERE = frozenset({errno.EEXIST})
 _ABSENT = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
+_NOT_QUEUED = _ABSENT | {errno.EINVAL}
+"""There is no queueing discipline with that handle: the kernel calls the handle invalid."""
 
 
 class Batch:
@@ -122,8 +126,15 @@ class Context:
                     batch.add(self.spoken_for(position), message)
             case Create(Address() as address):
                 self._create_address(position, address, batch)
+            case Create(Redirect() as redirect):
+                index, to = self._index(redirect.link), self._index(redirect.to)
+                batch.add(position, tc.new_ingress(index), _THERE)
+                batch.add(position, tc.new_redirect(index, to))
             case Create(after):
                 batch.add(position, self._creation(after))
+            case Delete(Shaper() | Redirect() as limit):
+                delete = tc.delete_shaper if isinstance(limit, Shaper) else tc.delete_redirect
+                batch.add(position, delete(self._index(limit.link)), _NOT_QUEUED)
             case Delete(Link(spec=OvsSpec())):
                 pass  # it goes with its switch
             case Delete(Link(spec=NicSpec(device)) as link):
@@ -174,6 +185,8 @@ class Context:
         index = self._places.reserve_index(link.netns, link.name)
         batch.add(position, encode_link.new_link(link, index, data, master, parent))
         batch.add(position, encode_link.finish_link(link, index))
+        if link.kind == "ifb" and link.up:
+            batch.add(position, encode_link.set_up(index))
         if isinstance(link.spec, BridgeSpec):
             for message in encode_link.own_vlans(index, None, link.spec):
                 batch.add(position, message)
@@ -204,6 +217,8 @@ class Context:
             batch.errors[position] = os.strerror(errno.EEXIST)
             return
         batch.add(position, message, _ABSENT)
+        batch.flush()
+        self._places.look_up(self._places.host, HOST, device)
 
     def _take_over(self, position: int, link: Link, batch: Batch) -> None:
         """What something else has made: the other end of a pair is as it is to be, but down; a switch's device is not."""
@@ -239,6 +254,8 @@ class Context:
                 return encode.new_neighbour(after, self._index(after.link))
             case FdbEntry():
                 return encode.new_fdb_entry(after, self._index(after.link))
+            case Shaper():
+                return tc.new_shaper(after, self._index(after.link))
         raise AssertionError(f"not netlink's: {after}")
 
     def _deletion(self, before: Resource) -> Message:
@@ -269,6 +286,8 @@ class Context:
                 yield encode.new_neighbour(after, self._index(after.link))
             case _, FdbEntry():
                 yield encode.new_fdb_entry(after, self._index(after.link))
+            case _, Shaper():
+                yield tc.new_shaper(after, self._index(after.link), change=True)
             case _:
                 raise AssertionError(f"not to be updated: {after}")
 
