@@ -82,6 +82,8 @@ def networks(draw: st.DrawFn, number: int, with_hosts: bool) -> dict[str, Any]:
     mtu = draw(st.sampled_from([None, 1400, *large] + ([] if 6 in subnets else [1000])))
     if mtu:
         network["mtu"] = mtu
+    if draw(st.booleans()):
+        network["isolated"] = draw(st.booleans())
     if with_hosts and draw(st.booleans()):
         network["hosts"] = draw(st.lists(st.sampled_from(sorted(HOSTS)), unique=True))
     return network
@@ -107,6 +109,11 @@ def attachments(draw: st.DrawFn, network: dict[str, Any], name: str, place: int,
         plug["mac"] = f"02:00:00:00:00:{draw(st.integers(1, 3))}{place}"
     if draw(st.booleans()):
         plug["mtu"] = draw(st.sampled_from([1300, 1500]))
+    if draw(st.booleans()):
+        plug["spoofing"] = draw(st.sampled_from(["allow", "deny"]))
+    if draw(st.booleans()):
+        limits = draw(st.lists(st.sampled_from(["ingress", "egress"]), unique=True, min_size=1))
+        plug["rate"] = {limit: draw(st.sampled_from(["64kbit", "100mbit"])) for limit in limits}
     return plug
 
 
