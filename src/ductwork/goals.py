@@ -34,11 +34,13 @@ NOT_VIGILANT = Vigilance()
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was read. `facts`: the same as drivers see it. `waiting`: container → why it is not there."""
+    """What was read. `facts`: the same as drivers see it. `waiting`: container → why it is not there; `unseen`: those besides
+    that something of ours may be in, and that are not there."""
 
     state: State
     facts: Facts
     waiting: Mapping[str, str] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
 
 
 class Goal(Protocol):

@@ -19,6 +19,7 @@ from ductwork.resources import (
     Delete,
     Key,
     Link,
+    NftElement,
     NftTable,
     Operation,
     OvsBridge,
@@ -154,23 +155,29 @@ def _may_change(want: Resource, have: Resource) -> bool:
 
 
 def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, ...]:
-    """A bridge that others' ports have joined stays, with all that its network has on the host (contract 1.8)."""
-    held = set()
+    """A bridge that others' ports have joined stays, with all that its networks have on the host (contract 1.8)."""
+    bridges = set()
     for key, resource in observed.items():
         if isinstance(resource, Port | OvsPort) and key not in deletions and not mine(resource):
-            bridge = observed.get(Key("link", resource.netns, (resource.bridge,)))
-            if bridge is not None and bridge.key in deletions and bridge.owner:
-                held.add((bridge.owner.site, bridge.owner.network))
-    if not held:
+            bridge = Key("link", resource.netns, (resource.bridge,))
+            if bridge in deletions and observed[bridge].owner:
+                bridges.add(bridge)
+    if not bridges:
         return ()
-    return tuple(
-        resource
-        for key, resource in observed.items()
-        if key in deletions
-        and resource.owner
-        and not resource.owner.container
-        and (resource.owner.site, resource.owner.network) in held
-    )
+    doomed = [r for key, r in observed.items() if key in deletions and r.owner and not r.owner.container]
+    held = {_network_of(resource) for resource in doomed if any(_is_about(resource, bridge) for bridge in bridges)}
+    return tuple(resource for resource in doomed if _network_of(resource) in held)
+
+
+def _network_of(resource: Resource) -> tuple[str, str]:
+    assert resource.owner
+    return (resource.owner.site, resource.owner.network)
+
+
+def _is_about(resource: Resource, bridge: Key) -> bool:
+    """Whether it is the bridge, on it, or tells the packet filter of it."""
+    named = isinstance(resource, NftElement) and bridge.ident[0] in resource.parts
+    return named or resource.key == bridge or bridge in resource.requires()
 
 
 def _collected(desired: State, observed: State, deletions: set[Key]) -> set[Key]:

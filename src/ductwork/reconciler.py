@@ -314,7 +314,7 @@ class Reconciler:
         """Those that have something of ours, or cannot be looked at."""
         known = self._journal.guests() or frozenset()
         present = frozenset(r.netns for r in observation.state.values() if _is_guest(r) and r.owner)
-        self._journal.keep_guests(present | (known & observation.waiting.keys()))
+        self._journal.keep_guests(present | (known & {*observation.waiting, *observation.unseen}))
 
     def _take_back(self, transaction: _Transaction, errors: list[str]) -> NoReturn:
         """Undo what was begun, and say why."""
@@ -438,8 +438,10 @@ class Reconciler:
         if goal.links is None:
             for backend in self._system.filters:
                 host += backend.read(HOST, None)
-        references = list(dict.fromkeys((*goal.containers(host), *self._interrupted, *self._guests(goal))))
-        readings, waiting = self._read_containers(references, trusted)
+        asked = list(dict.fromkeys((*goal.containers(host), *self._interrupted)))
+        guests = self._guests(goal).difference(asked)
+        readings, waiting = self._read_containers([*asked, *sorted(guests)], trusted)
+        unseen = guests & waiting.keys()
         state = settle(host, readings)
         if goal.links is not None:
             wanted = {element.key: element for element in goal.elements(state)}
@@ -451,7 +453,7 @@ class Reconciler:
             facts = desire.facts(state, cookies, self._foreign.without_us(known, state), self._system.iptables)
             facts = replace(facts, nics=self._nics(goal, facts))
             _add_sysctls(state, known, {})
-        return Observation(state, facts, waiting)
+        return Observation(state, facts, {name: why for name, why in waiting.items() if name not in unseen}, unseen)
 
     def _guests(self, goal: Goal) -> frozenset[str]:
         if goal.links is not None:
