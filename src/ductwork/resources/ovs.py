@@ -22,8 +22,8 @@ Columns = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class OvsBridge:
-    """A bridge. `datapath`: `system` (the kernel's) or `netdev` (in user space). `mac`: of its device, in lower case, and
-    `mtu_bytes`; "" and 0 leave them to Open vSwitch, which takes a port's MAC and the smallest MTU of the ports.
+    """A bridge. `datapath`: `system` (the kernel's) or `netdev` (in user space). `mac`, in lower case, and `mtu_bytes` of its
+    device; "" and 0 leave them to Open vSwitch, which makes up a MAC, and takes the smallest MTU of the ports.
 
     `database`: the address of the OVSDB (`unix:PATH`, `tcp:HOST:PORT`), "" for this machine's; it is where to go, and not
     compared: one database has several addresses.

@@ -21,7 +21,7 @@ LINK_MARK = "ductwork-ifindex"
 _COLUMNS = {
     "Bridge": ("_uuid", "name", "datapath_type", "other_config", "external_ids", "ports"),
     "Port": ("_uuid", "name", "interfaces", "tag", "trunks", "vlan_mode", "protected", "external_ids"),
-    "Interface": ("_uuid", "name", "type", "ofport", "error", "ifindex", "mac", "mtu_request"),
+    "Interface": ("_uuid", "name", "type", "ofport", "error", "mac", "mtu_request"),
 }
 _NOTHING = ["set", []]
 _NO_OFPORT = -1
@@ -84,29 +84,27 @@ def _port(bridge: str, row: Row, interface: Row, database: str, link_index: Call
         link,
         bridge,
         tag,
-        tuple(sorted(_set(row["trunks"]))),
+        tuple(_set(row["trunks"])),
         "" if mode == ("trunk" if tag is None else "access") else mode,
         row["protected"],
         internal,
         _optional(interface["mac"], "").lower() if internal else "",
         _optional(interface["mtu_request"], 0) if internal else 0,
         _is_dead(interface, marks, link_index),
-        # In a bond the port has a name of its own, and is none of ours.
-        Owner.from_alias(marks.get(MARK, ""), row["name"], PORT) if row["name"] == link else None,
+        Owner.from_alias(marks.get(MARK, ""), link, PORT),
         database,
     )
 
 
 def _is_dead(interface: Row, marks: dict[str, str], link_index: Callable[[str], int]) -> bool:
-    """Open vSwitch 3.1 says so with the data path `system` (an error, no port number). With `netdev` it says that the link's
-    index is 0 while the link is gone, and nothing once another has come under the name: there our note tells."""
+    """Open vSwitch 3.1 says that it cannot open a link. Of one that goes it says so with the data path `system` alone; with
+    `netdev` it may say nothing, and nothing when another has come under the name: there our note tells."""
     if _optional(interface["error"], "") or _optional(interface["ofport"], 0) == _NO_OFPORT:
         return True
     if interface["type"] not in ("", "system"):
         return False
     index = link_index(interface["name"])
-    noted = marks.get(LINK_MARK, str(index))
-    return index == 0 or _optional(interface["ifindex"], index) == 0 or noted != str(index)
+    return index == 0 or marks.get(LINK_MARK, str(index)) != str(index)
 
 
 def complaint(rows: Iterable[Row]) -> str:
