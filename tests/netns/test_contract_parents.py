@@ -169,6 +169,17 @@ def test_on_the_host_a_macvlan_is_a_link_like_others(machine: Machine) -> None:
     assert ours.key not in read(machine)
 
 
+@pytest.mark.netns
+def test_on_the_host_a_parent_elsewhere_has_no_name(real: Real) -> None:
+    """Its index is another link's here."""
+    nic = real.nic(NIC, NIC_MAC)
+    sh(real.switch, "ip", "link", "add", "link", NIC, "name", "theirs", "type", "macvlan", "mode", "vepa")
+    sh(real.switch, "ip", "link", "set", "dev", "theirs", "netns", real.host)
+    found = link(real, HOST, "theirs")
+    assert found.peer_index == nic.peer_index
+    assert found.spec == MacvlanSpec("", "vepa")
+
+
 def test_ifb(machine: Machine) -> None:
     needs(machine, "ifb")
     made = Link(HOST, "dw-egress", "ifb", INNER_MAC, 1500, owner=SITE)
@@ -190,6 +201,7 @@ class TestForgery:
 
     def test_nor_is_one_of_a_third_namespace(self, real: Real) -> None:
         real.nic(NIC, NIC_MAC)
+        assert real.do(Create(macvlan(real, "eth2")), netns=WEB) == [""]
         sh(real.switch, "ip", "link", "add", "link", NIC, "name", "eth1", "type", "macvlan", "mode", "bridge")
         sh(real.switch, "ip", "link", "set", "dev", "eth1", "netns", real.web)
         sh(real.web, "ip", "link", "set", "dev", "eth1", "alias", owner(real).alias("eth1", "macvlan"))
@@ -305,6 +317,7 @@ def test_a_nic_keeps_its_index_where_it_can(real: Real) -> None:
     assert real.do(Create(lent), netns=WEB) == [""]
     assert link(real, WEB, "eth1").index == nic.index
     assert real.do(Delete(fresh(real, lent)), netns=WEB) == [""]
+    assert "alias" not in sh(real.host, "ip", "-d", "link", "show", "dev", NIC)
     sh(real.web, "ip", "link", "add", "name", "other", "index", str(nic.index), "type", "bridge")
     assert read(real).keys() >= {nic.key}
     assert real.do(Create(lent), netns=WEB) == [""]

@@ -31,9 +31,11 @@ def test_a_port_is_isolated_and_is_not(machine: Machine) -> None:
     assert port(machine, plain.link) == plain
     assert machine.do(Update(plain, isolated)) == [""]
     other = replace(BRIDGE, name="dw-other", mac="02:00:00:00:00:09")
-    moved = replace(plain, bridge=other.name)
+    moved = replace(isolated, bridge=other.name)
     assert machine.do(Create(other), Update(isolated, moved)) == ["", ""]
     assert port(machine, plain.link) == moved
+    assert machine.do(Update(moved, plain)) == [""]
+    assert port(machine, plain.link) == plain
 
 
 def test_a_nic_becomes_a_port(machine: Machine) -> None:
