@@ -24,7 +24,7 @@ RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
 """Per host namespace; the environment variable is for tests and labs."""
 _LOCK_SECONDS = 60.0
 _UNDER_WAY, _LAST, _FORMERS, _GUESTS = "under-way.json", "last.json", "formers.json", "guests.json"
-_LENT = "lent.json"
+_LENT, _DATABASES = "lent.json", "databases.json"
 
 
 @dataclass(slots=True)
@@ -89,6 +89,15 @@ class Journal:
     def keep_guests(self, names: frozenset[str]) -> None:
         if names != self.guests():
             self._write(_GUESTS, sorted(names))
+
+    def databases(self) -> frozenset[str]:
+        """The addresses of the Open vSwitch databases that have had something of ours, beside the machine's own."""
+        return frozenset(self._read(_DATABASES) or ())
+
+    def add_databases(self, addresses: frozenset[str]) -> None:
+        known = self.databases()
+        if addresses - known:
+            self._write(_DATABASES, sorted(known | addresses))
 
     def lent(self) -> dict[str, tuple[Resource, ...]]:
         """NIC that is in a container → what it had on the host."""

@@ -191,7 +191,7 @@ def _collected(desired: State, observed: State, deletions: set[Key]) -> set[Key]
 
 
 def _pair_up(desired: State, observed: State, deletions: set[Key]) -> None:
-    """A veth pair goes as one: its host's end stands for both."""
+    """A veth pair goes as one: its host's end stands for both. A port of Open vSwitch would outlive its link, dead."""
     for key in [key for key in deletions if key.kind == "link" and key.netns]:
         link = observed[key]
         assert isinstance(link, Link)
@@ -200,6 +200,9 @@ def _pair_up(desired: State, observed: State, deletions: set[Key]) -> None:
     for want in desired.values():
         if isinstance(want, Link) and want.absorbed_by and want.key not in observed and want.absorbed_by in observed:
             deletions.add(want.absorbed_by)
+    for have in observed.values():
+        if isinstance(have, OvsPort) and have.owner and deletions.intersection(have.requires()):
+            deletions.add(have.key)
 
 
 def _order(

@@ -270,6 +270,7 @@ class Reconciler:
             transaction.change = self._journal.begin(goal.title, transaction.before)
             self._expect_guests(found)
             self._lent.note(found.operations, observation.state)
+            self._journal.add_databases(goal.databases)
             if goal.links is None:
                 self._foreign.note(goal.needs, needed, found.operations, observation.state)
             outcomes = self._execute(found, observation)
@@ -433,7 +434,7 @@ class Reconciler:
         """`trusted`: the containers that were just dealt with are there still; the runtimes need not be asked again."""
         links = self._system.links
         host = links.read(HOST, goal.links)
-        self._system.switches.databases |= goal.databases
+        self._system.switches.databases |= goal.databases | self._journal.databases()
         host += self._system.switches.read(HOST, goal.links)
         if goal.links is None:
             for backend in self._system.filters:

@@ -165,7 +165,7 @@ class World:
     def remembered(self) -> list[str]:
         """What is left in the run directory, locks and the knowledge of guests aside."""
         files = (path.name for path in self.run_directory.rglob("*") if path.is_file())
-        return [name for name in files if name not in ("lock", "guests.json")]
+        return [name for name in files if name not in ("lock", "guests.json", "databases.json")]
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ def _snapshot() -> dict[str, Any]:
     found |= {f"{what} -6": listed for what, listed in zip(asked, _ip(["-6"], *asked), strict=True)}
     found["fdb"] = [entry for entry in _json("bridge", "-j", "fdb", "show") if _is_somebodys(entry)]
     found["nft"] = _json("nft", "-j", "list", "ruleset")["nftables"]
+    found["tc"] = _json("tc", "-j", "qdisc", "show")
     plain: dict[str, Any] = _sorted(_plain(found))
     return plain | {"sysctls": dict(_sysctls())}
 

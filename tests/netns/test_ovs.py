@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from lan import Lan, streams
 from ovs_host import OvsHost
 from test_crash import dies
 
+from ductwork.engine import AttachRequest
 from ductwork.errors import DuctworkError
 
 pytestmark = pytest.mark.netns
@@ -34,9 +39,10 @@ attachments:
 class Switched:
     world: World
     ovs: OvsHost
+    lan: Lan
 
-    def site(self, text: str = VLANS, uplink: str = ", uplink: eth0") -> str:
-        return text.replace("<db>", self.ovs.socket).replace("UPLINK", uplink)
+    def site(self, text: str = VLANS) -> str:
+        return text.replace("<db>", self.ovs.socket).replace("UPLINK", ", uplink: eth0")
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def switched(netns: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.Mo
     sh(world.names["other"], "ethtool", "-K", "eth0", "tx", "off")  # as what comes by a wire has its checksum
     with OvsHost(world.host, tmp_path / "ovs") as ovs:
         assert until(lambda: "tentative" not in sh(world.host, "ip", "address"))
-        yield Switched(world, ovs)
+        yield Switched(world, ovs, lan)
 
 
 def test_vlans_of_one_switch_and_its_uplink(switched: Switched) -> None:
@@ -72,3 +78,115 @@ def test_vlans_of_one_switch_and_its_uplink(switched: Switched) -> None:
     assert until(lambda: "tentative" not in sh(world.host, "ip", "address"))
     same({"host": before}, {"host": snapshot(world.host)})
     assert switched.ovs.vsctl("list-br").split() == []
+
+
+def test_two_hosts(switched: Switched, netns: Callable[[str], str], tmp_path: Path) -> None:
+    """Scenario A6: the same VLANs on another host, over a trunk; what one VLAN asks, the other does not hear."""
+    near, lan = switched.world, switched.lan
+    far = World(netns, tmp_path / "far", netns("far"))
+    far.directory.mkdir()
+    for name in ("five", "six"):
+        far.container(name)
+    lan.plug_in(far.host)
+    sh(far.host, "ip", "address", "add", "10.9.9.3/24", "dev", "eth0")
+    near.settle(switched.site())
+    with OvsHost(far.host, tmp_path / "far-ovs") as ovs:
+        other = Switched(far, ovs, lan).site(VLANS[: VLANS.index("attachments:")])
+        far.settle(
+            other
+            + """attachments:
+  - {container: "netns:<five>", network: v100, address: 192.168.1.5}
+  - {container: "netns:<six>", network: v200, address: 192.168.1.6}
+"""
+        )
+        with heard(far.names["six"], "eth1") as frames:
+            assert near.ping("one", "192.168.1.5") and near.ping("four", "192.168.1.6")
+            assert not near.ping("one", "192.168.1.6")
+        assert any("tell 192.168.1.4" in frame for frame in frames) and not any("192.168.1.1" in frame for frame in frames)
+        with heard(lan.switch, lan.ports[0]) as frames:
+            assert near.ping("one", "192.168.1.5")
+        assert any("vlan 100" in frame for frame in frames), frames
+        far.destroy()
+    near.destroy()
+
+
+def test_containers_that_start_anew_and_one_by_hand(switched: Switched) -> None:
+    world = switched.world
+    before = snapshot(world.host)
+    world.settle(switched.site())
+    world.kill("two")
+    world.container("two")
+    assert world.settle(switched.site()).operations
+    assert world.ping("one", "192.168.1.2")
+    request = AttachRequest("netns:" + world.names["web"], "v200", addresses=(ip_address("192.168.1.7"),))
+    world.engine(lambda engine: engine.attach(request))
+    assert world.ping("web", "192.168.1.4") and not world.ping("web", "192.168.1.1")
+    world.settle(switched.site())
+    world.engine(lambda engine: engine.detach(request.container, "v200"))
+    world.destroy()
+    assert until(lambda: "tentative" not in sh(world.host, "ip", "address"))
+    same({"host": before}, {"host": snapshot(world.host)})
+
+
+def test_killed_at_each_send(switched: Switched) -> None:
+    world = switched.world
+    before = snapshot(world.host)
+    site = world.site(switched.site())
+    moment = 1
+    with streams(world.host, world.names["other"], "10.9.9.2") as found:
+        while dies(world, moment, lambda engine: engine.apply(site, "")):
+            assert until(lambda: ping(world.names["other"], "10.9.9.2"), 3), f"unreachable after death {moment}"
+            if moment % 2:
+                world.settle(switched.site())
+            world.destroy()
+            assert switched.ovs.vsctl("list-br").split() == []
+            moment += 1
+        world.destroy()
+    assert moment > 4
+    assert [each.error for each in found] == [""]
+    assert until(lambda: "tentative" not in sh(world.host, "ip", "address"))
+    same({"host": before}, {"host": snapshot(world.host)})
+
+
+def test_what_others_have_on_a_switch_stays(switched: Switched) -> None:
+    world = switched.world
+    switched.ovs.vsctl("add-br", "theirs", "--", "set", "Bridge", "theirs", "datapath_type=netdev")
+    world.apply(switched.site(VLANS.replace("gateway: 192.168.1.254UPLINK", "internal: true")))
+    sh(world.host, "ip", "link", "add", "name", "guest", "type", "veth", "peer", "name", "guest-in")
+    switched.ovs.vsctl("add-port", "ovs0", "guest")
+    report = world.destroy()
+    assert any(r.key.ident[0] == "ovs0" for r in report.kept)
+    assert switched.ovs.vsctl("list-ports", "ovs0").split() == ["guest"]
+    switched.ovs.vsctl("del-port", "ovs0", "guest")
+    world.destroy()
+    assert switched.ovs.vsctl("list-br").split() == ["theirs"]
+
+
+def test_a_bridge_of_somebody_else_is_in_the_way(switched: Switched) -> None:
+    switched.ovs.vsctl("add-br", "ovs0", "--", "set", "Bridge", "ovs0", "datapath_type=netdev")
+    with pytest.raises(DuctworkError, match="ovs0"):
+        switched.world.apply(switched.site())
+    assert switched.ovs.vsctl("list-ports", "ovs0").split() == []
+
+
+def test_no_switch_runs(switched: Switched) -> None:
+    before = snapshot(switched.world.host)
+    switched.ovs.stop()
+    with pytest.raises(DuctworkError) as caught:
+        switched.world.apply(switched.site())
+    assert caught.value.hint
+    same({"host": before}, {"host": snapshot(switched.world.host)})
+
+
+@contextmanager
+def heard(ns: str, device: str) -> Iterator[list[str]]:
+    """What tcpdump shows of a device meanwhile, a line for each frame."""
+    argv = ["ip", "netns", "exec", ns, "tcpdump", "-lneni", device, "arp or vlan"]
+    found: list[str] = []
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        assert any("listening" in line for line in process.stderr)
+        yield found
+        time.sleep(0.3)
+        process.terminate()
+        found += process.stdout.read().splitlines()
