@@ -1,10 +1,24 @@
-"""What of `tests/netns` also runs on Debian's kernel, and why. Emulation is slow: some twenty seconds for each test that
-applies a site a few times."""
+"""What of `tests/netns` also runs on Debian's kernel, and why. Emulation is slow: a test that applies a site a few times
+takes ten to twenty seconds."""
 
+_N = "tests/netns"
 HEART: dict[str, str] = {
-    "tests/netns/test_backend_contract.py": "what each kind of resource is to the kernel, made, read, changed, removed",
-    "tests/netns/test_sysctl.py": "files below /proc/sys that 6.1 has and has not",
-    "tests/netns/test_nftables.py::test_what_is_applied_is_read_back": "the packet filter of 6.1",
-    "tests/netns/test_engine.py::test_the_command_does_the_same_twice_and_takes_it_back": "a whole apply and destroy",
-    "tests/netns/test_engine.py::test_all_is_as_before": "destroy and undo, with a default route parked",
+    f"{_N}/test_backend_contract.py": "what each kind of resource is to this kernel: made, read, changed, removed, refused",
+    f"{_N}/test_contract_foreign.py": "others' addresses and routes, with all that they carry",
+    f"{_N}/test_contract_limits.py": "rates, by what 6.1 has for them",
+    f"{_N}/test_contract_parents.py": "VLANs, macvlan, ipvlan and ifb, which other kernels lack",
+    f"{_N}/test_contract_ports.py": "VLANs of ports, on bridges that filter",
+    f"{_N}/test_sysctl.py": "files of /proc/sys that 6.1 has, and those that it has not",
+    f"{_N}/test_kernel_features.py": "what this kernel is said to have",
+    f"{_N}/test_nftables.py::test_what_is_applied_is_read_back": "the packet filter of 6.1 takes our rules",
+    f"{_N}/test_nftables.py::test_printed_commands_do_the_same": "and nft's",
+    f"{_N}/test_kernel_model.py::test_predicted_and_real_are_the_same[0]": "what this kernel does by itself is predicted",
+    f"{_N}/test_engine.py::test_the_command_does_the_same_twice_and_takes_it_back": "the whole, as a person would call it",
+    f"{_N}/test_engine.py::test_all_is_as_before": "destroy and undo, beside a default route that is parked",
+    f"{_N}/test_engine.py::test_neighbours_learn_a_new_mac_unasked[in place]": "announced by an entry in use (ADR 1)",
+    f"{_N}/test_engine.py::test_nothing_keeps_a_dead_container_alive": "namespaces die",
+    f"{_N}/test_nat.py::test_masquerade": "forwarding of both families: 6.1 has no force_forwarding",
+    f"{_N}/test_nat.py::test_a_router_stays_a_router": "the same where others had it on before",
+    f"{_N}/test_nat.py::test_beside_docker[docker last-4]": "iptables beside nftables",
+    f"{_N}/test_nat.py::test_gateway_stays_out_of_the_tunnel[0-6]": "rules of the family bridge",
 }

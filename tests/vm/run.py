@@ -36,7 +36,7 @@ class Run:
         self.wanted = wanted
         self.machines: list[Machine] = []
         self.folder = Path(tempfile.mkdtemp(prefix="ductwork-vm-"))
-        self._command = ["env", "CI=true", "PYTHONPATH=tests/vm", *PYTEST, "-p", "claims", "-vv", *arguments]
+        self._command = ["env", "CI=true", "PYTHONPATH=tests/vm", *PYTEST, "-p", "claims", "-vv", "-rs", *arguments]
         self._shown: dict[Path, int] = {}
 
     def one_more(self) -> None:
