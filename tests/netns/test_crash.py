@@ -29,7 +29,8 @@ networks:
   lan: {driver: bridge, subnets: [10.1.1.0/24, "fd00:1::/64"]}
   pods: {driver: vxlan, vni: 42, subnet: 10.2.2.0/24, host_addresses: {alpha: 10.2.2.251, beta: 10.2.2.252}}
 attachments:
-  - {container: "netns:<web>", host: alpha, network: lan, address: [10.1.1.2, "fd00:1::2"], gateway: true}
+  - {container: "netns:<web>", host: alpha, network: lan, address: [10.1.1.2, "fd00:1::2"], gateway: true,
+     rate: {ingress: 100mbit, egress: 20mbit}}
   - {container: "netns:<db>", host: alpha, network: pods, address: 10.2.2.3, routes: [{to: 10.7.0.0/16, via: 10.2.2.1}]}
   - {container: "netns:elsewhere", host: beta, network: pods, address: 10.2.2.4}
 """
@@ -38,11 +39,11 @@ hosts:
   alpha: {address: 192.0.2.1/24}
   beta: {address: 192.0.2.2/24}
 networks:
-  lan: {driver: bridge, subnet: 10.1.0.0/16, nat: {snat: 192.0.2.1}}
+  lan: {driver: bridge, subnet: 10.1.0.0/16, nat: {snat: 192.0.2.1}, isolated: true}
   pods: {driver: vxlan, vni: 43, subnet: 10.2.2.0/24, allocate: {alpha: 10.2.2.10-10.2.2.19}}
 attachments:
   - {container: "netns:<web>", host: alpha, network: pods, gateway: true}
-  - {container: "netns:<db>", host: alpha, network: lan, address: 10.1.1.9, mtu: 1400}
+  - {container: "netns:<db>", host: alpha, network: lan, address: 10.1.1.9, mtu: 1400, spoofing: allow, rate: {egress: 1mbit}}
   - {container: "netns:elsewhere", host: beta, network: pods, address: 10.2.2.5}
 """
 Work = Callable[[Engine], object]
