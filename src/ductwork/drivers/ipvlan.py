@@ -34,7 +34,7 @@ class IpvlanDriver:
     Options: ClassVar[type] = Options
 
     def check(self, network: Network, site: Site) -> Iterator[Problem]:
-        yield from on_parent.problems(network, site)
+        yield from on_parent.problems(network)
         if not has_layer_2(network):
             yield from _without_layer_2(network, site)
 

@@ -36,7 +36,7 @@ class MacvlanDriver:
     Options: ClassVar[type] = Options
 
     def check(self, network: Network, site: Site) -> Iterable[Problem]:
-        return on_parent.problems(network, site)
+        return on_parent.problems(network)
 
     def ifname(self, network: Network, host: str) -> str:
         return on_parent.ifname(network, host)

@@ -30,7 +30,7 @@ from ductwork.resources import (
     VlanSpec,
 )
 from ductwork.services.parent import PASSTHRU, WITH_ARTICLE, Parent, device_of, find_parent, refuse_mtu, refuse_neighbours
-from ductwork.site.model import Attachment, Network, Rate, Site
+from ductwork.site.model import Attachment, Network, Site
 
 VLAN_LIMITS = {"ge": 1, "le": 4094}
 PARENT_HELP = "NIC of the host that the containers' interfaces are made on"
@@ -61,16 +61,14 @@ def plugs_of(network: Network, site: Site) -> list[Attachment]:
     return [attachment for attachment in site.attachments if attachment.network == network.name]
 
 
-def problems(network: Network, site: Site) -> Iterator[Problem]:
-    """What no interface on a parent can do: there is nothing of the host's between it and the wire."""
+def problems(network: Network) -> Iterator[Problem]:
+    """What no interface on a parent can do: there is nothing of the host's between it and the wire. (`rate`:
+    `site.check_nics`.)"""
     kind = network.driver
     if network.isolated:
         instead = "`mode: private` keeps those of one host apart" if kind == "macvlan" else "use `driver: bridge` with `uplink`"
         message = f"`isolated`: {WITH_ARTICLE[kind]} network cannot keep its containers from each other"
         yield Problem(("isolated",), message, instead, on_key=True)
-    if any(plug.rate != Rate() for plug in plugs_of(network, site)):
-        message = f"an attachment has a `rate`, which nothing on the host can hold it to in {WITH_ARTICLE[kind]} network"
-        yield Problem(("driver",), message, "delete `rate`, or use `driver: bridge` with `uplink`")
 
 
 def parent_of(network: Network, view: View) -> Parent:

@@ -12,10 +12,9 @@ from typing import ClassVar
 from ductwork.drivers import PerHost, View, on_host
 from ductwork.drivers.inside import inside
 from ductwork.errors import ConflictError, DuctworkError, Problem
-from ductwork.naming import mac_address
 from ductwork.resources import Link, NicFacts, NicSpec, Resource
 from ductwork.services.uplink import refuse_management, refuse_what_is_on_it
-from ductwork.site.model import Attachment, Network, Rate, Site
+from ductwork.site.model import Attachment, Network, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +31,6 @@ class PhysDriver:
             yield Problem(("mtu",), "`mtu` of a NIC that is only lent", "delete it: the NIC keeps its own", on_key=True)
         if network.isolated:
             yield Problem(("isolated",), "`isolated` in a network of one container", "delete it", on_key=True)
-        for plug in (plug for plug in site.attachments if plug.network == network.name):
-            own = mac_address(plug.host, plug.container, plug.interface)
-            if plug.mtu_bytes or plug.rate != Rate() or (plug.host and plug.mac != own):
-                message = f"`mac`, `mtu` or `rate` of {plug.container} in network {network.name}, whose NIC is only lent"
-                yield Problem(("driver",), message, "delete them: the NIC keeps its own")
 
     def ifname(self, network: Network, host: str) -> str:
         return on_host(_options(network).device, host) or ""

@@ -18,12 +18,14 @@ from ductwork.site.draft import (
     Draft,
     bridge_name,
     gateways,
+    has_bridge,
     is_external,
     parent_device,
     per_host,
     subnet_of,
     subnets,
 )
+from ductwork.site.model import Rate
 from ductwork.site.schema import NetworkModel
 from ductwork.site.values import listing, special_address
 
@@ -218,14 +220,23 @@ def _access_address(
     return None
 
 
-def macs_of_parents(draft: Draft) -> Iterator[Problem]:
+def keys_of_interfaces(draft: Draft) -> Iterator[Problem]:
+    """What an attachment cannot say of an interface on a parent, or of a NIC that is lent to it."""
     for plug in draft.plugs:
-        if plug.network is None or not plug.model.mac:
+        network = plug.network
+        if network is None or has_bridge(network):
             continue
-        what = "an ipvlan network" if plug.network.driver == "ipvlan" else "a network of the mode `passthru`"
-        if plug.network.driver == "ipvlan" or getattr(plug.network, "mode", None) == "passthru":
-            message = f"`mac` in {what}, whose interfaces have the MAC of their parent"
-            yield Problem((*plug.path, "mac"), message, "delete it, or use `driver: macvlan` in another mode", on_key=True)
+        mode = getattr(network, "mode", None)
+        if plug.model.mac and (network.driver != "macvlan" or mode == "passthru"):
+            whose = "the NIC keeps its own" if network.driver == "phys" else "its interfaces have the MAC of their parent"
+            where = f"a network of the mode `{mode}`" if mode == "passthru" else f"a network of the driver `{network.driver}`"
+            yield Problem((*plug.path, "mac"), f"`mac` in {where}: {whose}", "delete it", on_key=True)
+        if plug.model.mtu is not None and network.driver == "phys":
+            message = "`mtu` in a network of the driver `phys`: the NIC keeps its own"
+            yield Problem((*plug.path, "mtu"), message, "delete it", on_key=True)
+        if plug.model.rate != Rate():
+            message = f"`rate` in a network of the driver `{network.driver}`: nothing on the host could hold a container to it"
+            yield Problem((*plug.path, "rate"), message, "delete it, or use `driver: bridge` with `uplink`", on_key=True)
 
 
 def lan_addresses(draft: Draft) -> Iterator[Problem]:
@@ -249,6 +260,6 @@ NIC_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     one_container,
     others_networks,
     host_access,
-    macs_of_parents,
+    keys_of_interfaces,
     lan_addresses,
 )
