@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 from conftest import sh
-from machines import INNER_MAC, OTHER_MAC, SITE, WEB, Machine, Real, fresh, link, needs, pair, plug_in, read
+from machines import INNER_MAC, OTHER_MAC, SITE, WEB, Fake, Machine, Real, fresh, link, needs, pair, plug_in, read
 
 from ductwork.ownership import ContainerReading, settle
 from ductwork.resources import (
@@ -21,12 +21,15 @@ from ductwork.resources import (
     Link,
     MacvlanSpec,
     NicSpec,
+    OvsSpec,
     Owner,
     Port,
+    Resource,
     Route,
     Update,
     VlanSpec,
 )
+from ductwork.resources.ovs import OvsBridge
 from ductwork.resources.route import ANYWHERE
 
 NIC, NIC_MAC, SECOND_NIC = "eth5", "02:00:00:00:05:05", "eth6"
@@ -337,6 +340,52 @@ def test_one_that_the_kernel_sent_home_gets_its_name_back(real: Real) -> None:
     assert (stranded.spec, stranded.owner) == (NicSpec(NIC), mark)
     assert real.do(Delete(stranded)) == [""]
     assert read(real) == {nic.key: replace(nic, up=False)}
+
+
+def test_a_container_that_dies_sends_a_real_nic_home() -> None:
+    """The fake kernel's, as in the test above; one that is virtual dies too."""
+    machine = Fake()
+    nic = machine.nic(NIC, NIC_MAC)
+    virtual = Link(HOST, SECOND_NIC, "ifb", OTHER_MAC, 1500)
+    assert not machine.kernel.do(Create(virtual))
+    lent = [nic_inside(machine, each, name) for each, name in ((nic, "eth1"), (virtual, "eth2"))]
+    assert machine.do(*map(Create, lent), netns=WEB) == ["", ""]
+    machine.kernel.stop(WEB)
+    [stranded] = settle(machine.raw(HOST), {}).values()
+    assert stranded == replace(lent[0], netns=HOST, up=False)
+    assert machine.do(Delete(stranded)) == [""]
+    assert settle(machine.raw(HOST), {}) == {nic.key: replace(nic, mtu_bytes=1400, up=False)}
+
+
+# the devices of switches
+
+
+def test_a_switchs_own_device(machine: Machine) -> None:
+    """Open vSwitch's data path of user space makes it a tap device, which is made by hand here; the kernel's another kind."""
+    switch = OvsBridge("ovs0", owner=SITE)
+    if isinstance(machine, Real):
+        sh(machine.host, "ip", "tuntap", "add", "dev", switch.name, "mode", "tap")
+    else:
+        assert isinstance(machine, Fake)
+        assert not machine.kernel.do(Create(switch))
+    wanted = Link(HOST, switch.name, "ovs", OTHER_MAC, 1400, spec=OvsSpec(), owner=SITE)
+    address = Address(HOST, switch.name, ip_address("10.1.0.1"), 24, owner=SITE)
+    assert machine.do(Create(wanted), Create(address)) == ["", ""]
+
+    def found() -> dict[Key, Resource]:
+        return settle([*machine.raw(HOST), switch], {})
+
+    assert (found()[wanted.key], found()[address.key].owner) == (wanted, SITE)
+    changed = replace(wanted, mtu_bytes=1300, up=False)
+    assert machine.do(Update(found()[wanted.key], changed)) == [""]
+    assert found()[wanted.key] == changed
+    assert machine.do(Delete(found()[wanted.key])) == [""]
+    assert found()[wanted.key] == changed, "it goes with its switch"
+
+
+def test_a_switch_that_has_made_nothing(machine: Machine) -> None:
+    wanted = Link(HOST, "ovs0", "ovs", OTHER_MAC, 1400, spec=OvsSpec(), owner=SITE)
+    assert machine.do(Create(wanted)) == ["No such device"]
 
 
 # what this machine's kernel may lack

@@ -64,7 +64,8 @@ def test_a_smaller_mtu_goes_upwards_with_all_that_it_costs() -> None:
     small = replace(NIC, mtu_bytes=1000)
     found = after(Update(NIC, small), NIC, VLAN, MACVLAN, ON_VLAN, ADDRESS)
     assert same(found, *(replace(link, mtu_bytes=1000) for link in (NIC, VLAN, MACVLAN, ON_VLAN)))
-    assert same(after(Update(small, NIC), small, replace(MACVLAN, mtu_bytes=1000)), NIC, replace(MACVLAN, mtu_bytes=1000))
+    above = [replace(link, mtu_bytes=1000) for link in (VLAN, MACVLAN)]
+    assert same(after(Update(small, NIC), small, *above), NIC, *above)
 
 
 def test_ipvlans_have_their_parents_mac_and_one_mode() -> None:
