@@ -113,6 +113,13 @@ def _databases(store: SqliteStore) -> frozenset[str]:
     return frozenset(address for option in options for _, address in option["ovsdb"]["of"])
 
 
+def lacking(features: Iterable[str]) -> dict[str, str]:
+    """Feature → what to do, of those that this machine's kernel has not (`backends/kernel.py`)."""
+    from ductwork.backends.kernel import missing
+
+    return missing(features)
+
+
 def default_runtimes() -> Runtimes:
     """Each runtime by what makes it; Docker's client is imported when a container may be Docker's."""
     return {"netns": _netns_runtime, "pid": _pid_runtime, "docker": _docker_runtime}

@@ -29,9 +29,10 @@ SITE = click.argument("site", type=click.Path(path_type=Path))
 def lab() -> None:
     """Rehearse a site file on this machine.
 
-    Every host and every container of the file becomes a network namespace here, whatever its runtime; the hosts are
-    plugged into a switch, with a router behind which a machine stands for the internet (203.0.113.10). Then the file is
-    applied on each host, as on a real one. This machine's own network is not touched. Needs root.
+    Every host and every container of the file becomes a network namespace here, whatever its runtime; the hosts' NICs are
+    plugged into switches, one for each NIC name, with a router behind which a machine stands for the internet
+    (203.0.113.10), and another machine on each LAN that a network of the file lies on. Then the file is applied on each
+    host, as on a real one. This machine's own network is not touched. Needs root.
     """
 
 
@@ -93,14 +94,14 @@ def test(site: Path, as_json: bool) -> None:
 def exec_(site: Path, machine: str, command: tuple[str, ...]) -> None:
     """Run COMMAND (default: a shell) in MACHINE of the lab of SITE.
 
-    MACHINE is a host, a container (its name, RUNTIME:NAME, or HOST/NAME where hosts have equal ones), `router` or
-    `outside`.
+    MACHINE is a host, a container (its name, RUNTIME:NAME, or HOST/NAME where hosts have equal ones), `lan-NETWORK` (a
+    machine on the LAN of a network), `router` or `outside`.
 
     \b
       ductwork lab exec site.yaml web -- ping -c1 10.1.1.3
     """
     from ductwork.errors import DuctworkError
-    from ductwork.lab import build, namespaces
+    from ductwork.lab import build, namespaces, switches
 
     found = _topology(site)
     netns = _find(found, machine)
@@ -111,10 +112,14 @@ def exec_(site: Path, machine: str, command: tuple[str, ...]) -> None:
     argv = ["ip", "netns", "exec", netns, *(command or (os.environ.get("SHELL", "/bin/sh"),))]
     sys.stdout.flush()
     # A ductwork that is run in there is to remember what the lab's hosts do, and nothing on this machine.
-    os.execvpe("ip", argv, {**os.environ, "DUCTWORK_STATE": str(build.state_directory(found.site.name))})
+    state = build.state_directory(found.site.name)
+    host = next((node for node in found.hosts.values() if node.netns == netns), None)
+    place = switches.environment(found, host, state) if host else {}
+    os.execvpe("ip", argv, {**os.environ, "DUCTWORK_STATE": str(state), **place})
 
 
 def _topology(site: Path) -> Topology:
+    from ductwork.app import lacking
     from ductwork.cli.common import read_site
     from ductwork.errors import MissingToolError
     from ductwork.lab.topology import topology
@@ -122,20 +127,28 @@ def _topology(site: Path) -> Topology:
     found = topology(read_site(site))
     if os.geteuid() != 0:
         raise MissingToolError("a lab is made of network namespaces, which need root", "run it as root, or with sudo")
+    if any(segment.vlan for segment in found.segments.values()) and lacking(["vlan"]):
+        return topology(found.site, vlans=False)
     return found
 
 
 def _apply_host(found: Topology) -> ApplyHost:
     """`ductwork apply` on one host of the lab, by the same engine; each in a thread that is in the host's namespace."""
-    from ductwork.app import build_engine
+    from ductwork.app import build_engine, lacking
     from ductwork.errors import ApplyError
     from ductwork.lab.build import state_directory
     from ductwork.lab.namespaces import run_inside
     from ductwork.lab.runtime import runtimes
+    from ductwork.lab.switches import forget_this_machine, site_for, wants_kernel
+
+    in_kernel = not (wants_kernel(found.site) and lacking(["openvswitch"]))
+    _tell_what_is_left_out(found, in_kernel=in_kernel)
+    state = state_directory(found.site.name)
+    forget_this_machine(state)
 
     def apply(node: HostNode) -> None:
-        with build_engine(state_directory(found.site.name), runtimes=runtimes(found, node.name)) as engine:
-            report = engine.apply(found.site, node.name)
+        with build_engine(state, runtimes=runtimes(found, node.name)) as engine:
+            report = engine.apply(site_for(found, node, state, in_kernel=in_kernel), node.name)
         for note in report.notes:
             click.echo(f"note: {node.label}: {note}", err=True)
         if report.waiting:
@@ -143,6 +156,15 @@ def _apply_host(found: Topology) -> ApplyHost:
             raise ApplyError(f"containers of the lab are still waiting on {node.label}: {listed}")
 
     return lambda node: run_inside(node.netns, partial(apply, node))
+
+
+def _tell_what_is_left_out(found: Topology, *, in_kernel: bool) -> None:
+    if found.left_out:
+        listed = ", ".join(found.left_out)
+        message = f"note: this kernel has no 802.1q: no gateway and no other machine on the LAN of {listed}"
+        click.echo(message, err=True)
+    if not in_kernel:
+        click.echo("note: this kernel has no Open vSwitch: `datapath: netdev` takes the place of `system`", err=True)
 
 
 @contextmanager

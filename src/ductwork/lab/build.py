@@ -1,7 +1,11 @@
 """Makes and removes a lab: namespaces, links, addresses and routes around the hosts; the hosts' own part is `apply`'s.
 
 Invariant: all or nothing. What fails half-way is taken down again; what a crash left, `down` finds by its mark. No process
-is ever ended: those that sit in a namespace of the lab are reported.
+is ended but the lab's own (`switches`): others that sit in a namespace of the lab are reported.
+
+The router stands for the gateways of the LANs that networks of the file lie on. It lets their machines out to `outside`, and
+that in to them; from one LAN to another it does not route, nor to hosts elsewhere: two networks shall not reach each other
+because the lab has only one router.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ from pathlib import Path
 
 from ductwork.errors import ApplyError, ConflictError, DuctworkError
 from ductwork.journal import RUN_DIRECTORY
-from ductwork.lab import namespaces
-from ductwork.lab.topology import NIC, HostNode, Nic, Topology, name_prefix
+from ductwork.lab import namespaces, switches
+from ductwork.lab.topology import HostNode, LanNode, Leg, Nic, Topology, name_prefix
 from ductwork.resources import IPAddress, IPInterface
 from ductwork.site.model import Attachment
 
@@ -43,7 +47,12 @@ ROUTER_SYSCTLS = {
     # Hosts shall not learn the way past the router: what comes from another host is to come by the same way each time.
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/default/send_redirects": "0",
+    # Where two LANs have the same subnet, it is reached by one of them as far as its route says.
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
 }
+_OUT, _HOSTS, _NO_FURTHER = 100, 101, 102
+"""Priorities of the router's rules for what comes from a LAN of somebody else's."""
 
 
 def up(lab: Topology, apply_host: ApplyHost) -> Addresses:
@@ -59,6 +68,7 @@ def up(lab: Topology, apply_host: ApplyHost) -> Addresses:
         raise ConflictError(f"{what}: network namespace {taken[0]}", hint)
     try:
         build(lab)
+        switches.start(lab, state_directory(lab.site.name))
         apply_all(lab, apply_host)
         addresses = read_addresses(lab)
         route_containers(lab, addresses)
@@ -75,8 +85,12 @@ def down(site_name: str) -> dict[str, list[int]]:
     Gives namespace → PIDs of the processes that are still in it: it lives on without a name until they end.
     """
     names = owned(site_name)
-    lingering = namespaces.processes(names)
     errors: list[Exception] = []
+    try:
+        switches.stop(state_directory(site_name))
+    except Exception as error:
+        errors.append(error)
+    lingering = namespaces.processes(names)
     for step in (partial(_forget, site_name, names), *(partial(namespaces.delete, name) for name in names)):
         try:
             step()
@@ -117,12 +131,17 @@ def build(lab: Topology) -> None:
     namespaces.ip_batch(_links(lab))
     configured = {
         **{host.netns: [line for nic in host.nics.values() for line in _nic(nic)] for host in lab.hosts.values()},
-        router: [*_nic(lab.router.inner), *_nic(lab.router.outer), *_snat_routes(lab)],
+        **{machine.netns: _lan_machine(machine) for machine in lab.lans},
+        router: [*_nic(lab.router.inner), *_nic(lab.router.outer), *_snat_routes(lab), *_legs(lab)],
         lab.outside.netns: list(_nic(lab.outside.nic)),
         lab.switch_netns: list(_switches(lab)),
     }
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(namespaces.ip_batch, configured.values(), configured))
+    for version in (4, 6):
+        if rules := list(_rules(lab, version)):
+            namespaces.ip_batch(rules, router, version)
+    switches.complete_checksums(lab, [(netns, nic) for netns, nic, _ in _plugs(lab).values()])
 
 
 def apply_all(lab: Topology, apply_host: ApplyHost) -> None:
@@ -151,14 +170,27 @@ def read_addresses(lab: Topology) -> Addresses:
 
 def route_containers(lab: Topology, addresses: Addresses) -> None:
     """The router's routes to every container, via its host: so that what may come in can, and what must not is tried."""
-    ways: dict[IPAddress, IPAddress] = {}
-    for (host, _, _), found in addresses.items():
-        for address in found:
-            via = lab.hosts[host].underlay(address.version)
-            if via is not None:
-                ways.setdefault(address.ip, via)
+    ways: dict[IPAddress, str] = {}
+    for attachment in lab.site.attachments:
+        for address in addresses[(attachment.host, *attachment.id)]:
+            way = _way_to(lab, attachment, address.version)
+            if way:
+                ways.setdefault(address.ip, way)
     if ways:
-        namespaces.ip_batch((f"route replace {to} via {via}" for to, via in ways.items()), lab.router.netns)
+        namespaces.ip_batch((f"route replace {to} {way}" for to, way in ways.items()), lab.router.netns)
+
+
+def _way_to(lab: Topology, attachment: Attachment, version: int) -> str:
+    """To a container on a LAN of its own, straight; to any other, by its host. "": none."""
+    if attachment.network in lab.segments:
+        leg = _leg(lab, attachment.network)
+        return f"dev {leg.nic.name}" if leg and lab.is_gateway(attachment.network, version) else ""
+    via = lab.hosts[attachment.host].underlay(version)
+    return f"via {via}" if via else ""
+
+
+def _leg(lab: Topology, network: str) -> Leg | None:
+    return next((leg for leg in lab.router.legs if leg.segment == lab.segments[network]), None)
 
 
 def _allocated(lab: Topology, attachment: Attachment) -> tuple[IPInterface, ...]:
@@ -166,7 +198,7 @@ def _allocated(lab: Topology, attachment: Attachment) -> tuple[IPInterface, ...]
     node = lab.container(attachment.host, attachment.container)
     present = namespaces.addresses(node.netns, attachment.interface)
     found = tuple(address for address in present if network.subnet_of(address.ip))
-    if network.subnets and not found:
+    if network.subnets and not found and network.ipv6 != "slaac":
         raise ApplyError(
             f"{node.label} has no address of network {network.name} on {attachment.interface}",
             f"see what it has: ip netns exec {node.netns} ip address",
@@ -177,26 +209,73 @@ def _allocated(lab: Topology, attachment: Attachment) -> tuple[IPInterface, ...]
 def _links(lab: Topology) -> Iterator[str]:
     """One batch for all links, each made in its namespaces at once (moved there afterwards, each would cost 15 ms)."""
     switch = lab.switch_netns
-    for nic_name in lab.switches:
-        yield f"link add name sw-{nic_name} netns {switch} type bridge mcast_snooping 0"
+    for bridge in _bridges(lab).values():
+        yield f"link add name {bridge} netns {switch} type bridge mcast_snooping 0"
     for port, (netns, nic_name, _) in _plugs(lab).items():
         yield f"link add name {nic_name} netns {netns} type veth peer name {port} netns {switch}"
     outer, outside = lab.router.outer.name, lab.outside.nic.name
     yield f"link add name {outer} netns {lab.router.netns} type veth peer name {outside} netns {lab.outside.netns}"
 
 
+def _bridges(lab: Topology) -> dict[str, str]:
+    """Switch → the bridge that it is: a NIC's name may fill a link's, 15 characters."""
+    return {name: f"sw-{name}" if len(name) <= 12 else f"switch{number}" for number, name in enumerate(lab.switches)}
+
+
 def _plugs(lab: Topology) -> dict[str, tuple[str, str, str]]:
     """Port of the switches' namespace → namespace and NIC at the other end, and the bridge that the port is in."""
-    plugs = [(h.netns, nic, f"sw-{nic}") for h in lab.hosts.values() for nic in h.nics]
-    plugs.append((lab.router.netns, lab.router.inner.name, f"sw-{NIC}"))
-    return {f"port{number}": plug for number, plug in enumerate(plugs)}
+    plugs = [(h.netns, nic, lab.switch_of[nic]) for h in lab.hosts.values() for nic in h.nics]
+    router = {lab.router.inner.name: lab.main_switch} | {leg.plug: leg.segment.switch for leg in lab.router.legs}
+    plugs += [(lab.router.netns, nic, switch) for nic, switch in router.items()]
+    plugs += [(machine.netns, machine.leg.plug, machine.leg.segment.switch) for machine in lab.lans]
+    bridges = _bridges(lab)
+    return {f"port{number}": (netns, nic, bridges[switch]) for number, (netns, nic, switch) in enumerate(plugs)}
 
 
 def _switches(lab: Topology) -> Iterator[str]:
-    for nic_name in lab.switches:
-        yield f"link set dev sw-{nic_name} up"
+    for bridge in _bridges(lab).values():
+        yield f"link set dev {bridge} up"
     for port, (_, _, bridge) in _plugs(lab).items():
         yield f"link set dev {port} master {bridge} up"
+
+
+def _lan_machine(machine: LanNode) -> list[str]:
+    return [*_plugged(machine.leg), *_nic(machine.leg.nic)]
+
+
+def _plugged(leg: Leg) -> Iterator[str]:
+    """What its addresses are put on: the NIC itself, or a VLAN of it."""
+    yield f"link set dev {leg.plug} up"
+    if leg.nic.name != leg.plug:
+        yield f"link add link {leg.plug} name {leg.nic.name} type vlan id {leg.segment.vlan}"
+
+
+def _legs(lab: Topology) -> Iterator[str]:
+    """The router as the gateway of LANs; to their machines it has a route each, since two LANs may have the same subnet."""
+    present = {address.ip for address in lab.router.inner.addresses}
+    for leg in lab.router.legs:
+        yield from _plugged(leg)
+        new = tuple(a for a in leg.nic.addresses if leg.nic.name != lab.router.inner.name or a.ip not in present)
+        yield from _nic(Nic(leg.nic.name, new))
+    for machine in lab.lans:
+        leg_there = _leg(lab, machine.network)
+        for address in machine.leg.nic.addresses if leg_there else ():
+            assert leg_there is not None
+            if lab.is_gateway(machine.network, address.version):
+                yield f"route add {address.ip} dev {leg_there.nic.name}"
+
+
+def _rules(lab: Topology, version: int) -> Iterator[str]:
+    """From somebody else's LAN to `outside`, and no further. What the hosts send from their own addresses on one is routed;
+    by these rules, answers to it from another LAN are not."""
+    out = [a.network for a in lab.outside.nic.addresses if a.version == version]
+    own = [a.ip for host in lab.hosts.values() for nic in host.nics.values() for a in nic.addresses]
+    external = [network for network in lab.site.networks.values() if network.external]
+    nics = dict.fromkeys([lab.router.inner.name, *(leg.nic.name for leg in lab.router.legs)])
+    for subnet in dict.fromkeys(s for network in external for s in network.subnets if s.version == version):
+        yield from (f"rule add from {subnet} to {net} lookup main priority {_OUT}" for net in out)
+        yield from (f"rule add from {a} lookup main priority {_HOSTS}" for a in own if a in subnet)
+        yield from (f"rule add from {subnet} iif {nic} unreachable priority {_NO_FURTHER}" for nic in nics)
 
 
 def _nic(nic: Nic) -> Iterable[str]:

@@ -13,7 +13,15 @@ Judged is every ordered pair (from a machine, to an address of another one), eac
   several default routes: 1.7 does not know what that machine does;
 - replies that come back another way than the question went (the container's default route is another network's; a network
   without NAT that spreads over both hosts): whether stateful filters let them pass is not promised;
-- a network whose `snat` is an address of the other family.
+- a network whose `snat` is an address of the other family;
+- two networks of the file on one LAN: they are the same wire, whatever the file calls them;
+- ways by a LAN's gateway that the lab has none of (a kernel without 802.1q), and out of a network of the hosts' own by a LAN in
+  which the host has another network's containers beside it.
+
+An external network (1.7 knows it as any other) lies on a LAN, whose gateway is the lab's router. That lets the LAN's machines
+out to `outside` and that in to them, and routes nowhere else. A host is in the network where it has an address in the subnet,
+on that LAN; with a `parent`, its own containers hear it by `host_access` alone. In the modes l3 and l3s of ipvlan there is no
+LAN: the host routes, and the router's ways to the containers lead by it.
 """
 
 from __future__ import annotations
@@ -23,19 +31,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ductwork.lab.topology import ContainerNode, Topology
+from ductwork.lab.lans import access_addresses, has_layer_2, nic_of
+from ductwork.lab.topology import ContainerNode, LanNode, Topology
 from ductwork.resources import IPAddress, IPInterface
 from ductwork.site.model import Attachment, Network
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A machine of the lab. `host`: the host it is, or is on; None: outside."""
+    """A machine of the lab. `host`: the host it is, or is on; None: outside, or (with `lan`) on the LAN of a network."""
 
     label: str
     netns: str
     host: str | None
     container: ContainerNode | None = None
+    lan: LanNode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,8 @@ class _Target(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """How a container sends to an address: `link`, by a network's `gateway`, `nowhere`, or in a way not judged."""
+    """How a container sends to an address: `link`, by a network's `gateway`, routed by its `host` (ipvlan without layer 2),
+    `nowhere`, or in a way not judged."""
 
     kind: str
     network: Network | None = None
@@ -92,8 +103,9 @@ class _Rules:
         self._on = {name: set(self._site.hosts_of(name)) for name in self._site.networks}
         hosts = [Endpoint(h.label, h.netns, h.name) for h in lab.hosts.values()]
         containers = [Endpoint(c.label, c.netns, c.host, c) for c in lab.containers]
+        machines = [Endpoint(m.label, m.netns, None, lan=m) for m in lab.lans]
         outside = Endpoint("outside", lab.outside.netns, None)
-        self.endpoints = (*containers, *hosts, outside)
+        self.endpoints = (*containers, *hosts, *machines, outside)
         self._plugs: dict[str, list[tuple[Attachment, tuple[IPInterface, ...]]]] = {c.label: [] for c in containers}
         for attachment in self._site.attachments:
             node = lab.container(attachment.host, attachment.container)
@@ -102,11 +114,14 @@ class _Rules:
         self.targets = [
             *(target for c in containers for target in self._container_targets(c)),
             *(target for h in hosts for target in self._host_targets(h)),
+            *(_Target(m, a.ip, self._site.networks[m.lan.network]) for m in machines if m.lan for a in m.lan.leg.nic.addresses),
             *(_Target(outside, a.ip, None) for a in lab.outside.nic.addresses),
         ]
         self._holders = Counter(t.address for t in self.targets)
 
     def has_family(self, endpoint: Endpoint, version: int) -> bool:
+        if endpoint.lan:
+            return any(a.version == version for a in endpoint.lan.leg.nic.addresses)
         if endpoint.container is None:
             return True
         return any(a.version == version for _, found in self._plugs[endpoint.label] for a in found)
@@ -117,10 +132,18 @@ class _Rules:
             return None
         if source.container:
             return self._from_container(source, target)
+        if source.lan:
+            return self._from_lan(source.lan, target)
+        if target.endpoint.lan:
+            return self._host_to_lan(source, target)
         if target.network is None:
             return Verdict(True, "hosts reach each other and the outside on the underlay")
         if target.endpoint.container:
+            if target.network.external:
+                return self._into_lan(source, target, target.network)
             return self._from_machine(source, target, target.network)
+        if target.network.external:
+            return None
         both = source.host is not None and all(
             self._own_addresses(target.network, str(host), target.address.version)
             for host in (source.host, target.endpoint.host)
@@ -135,8 +158,14 @@ class _Rules:
             return Verdict(False, "the container has no gateway in this family: no way out of its networks")
         if way.network is None:
             return None
+        if way.kind == "link" and way.network.external:
+            return self._on_lan(source, way.network, target)
         if way.kind == "link":
             return self._on_link(way.network, target)
+        if way.network.external:
+            return self._out_of_lan(way, target)
+        if target.network and target.network.external:
+            return self._by_its_host(source, way.network, target, target.network)
         if target.network is None:
             return self._to_underlay(source, way.network, target)
         if not target.endpoint.container:
@@ -151,6 +180,8 @@ class _Rules:
             return None
         if target.network.name != network.name:
             return Verdict(False, "networks do not reach each other, even where their subnets are the same")
+        if target.endpoint.container and network.isolated:
+            return Verdict(False, "isolated: containers reach the gateway alone")
         if target.endpoint.container:
             return Verdict(True, "containers of one network reach each other, on whatever hosts")
         return Verdict(True, "containers reach a host that has an address in their network")
@@ -187,12 +218,14 @@ class _Rules:
         default: list[_Way] = []
         for attachment, found in self._plugs[source.label]:
             network = self._site.networks[attachment.network]
-            held = next((g for g in network.gateways if g.version == version), None)
+            routed = network.external and not has_layer_2(network)
+            held = routed or any(g.version == version for g in network.gateways)
             if all(a.version != version for a in found):
                 continue
             if isinstance(attachment.gateway, bool) or attachment.gateway is None:
                 if held and attachment.gateway is not False:
-                    (default if attachment.gateway is None else asked).append(_Way("gateway", network))
+                    way = _Way("host" if routed else "gateway", network)
+                    (default if attachment.gateway is None else asked).append(way)
             elif attachment.gateway.version == version:
                 asked.append(self._by(network, attachment.gateway))
         if len(asked) > 1:
@@ -201,6 +234,140 @@ class _Rules:
 
     def _by(self, network: Network, via: IPAddress | None) -> _Way:
         return _Way("gateway", network) if via in network.gateways else _UNKNOWN
+
+    # Networks on somebody else's LAN.
+
+    def _on_lan(self, source: Endpoint, network: Network, target: _Target) -> Verdict | None:
+        """From a container, straight to what is in its subnet."""
+        same_host = source.host == target.endpoint.host
+        if target.network and target.network.name != network.name:
+            if self._lab.segments.get(network.name) == self._lab.segments.get(target.network.name):
+                return None
+            return Verdict(False, "networks do not reach each other, even where their subnets are the same")
+        if target.endpoint.lan:
+            return None if network.isolated else Verdict(True, "containers are machines of their LAN")
+        if target.endpoint.container:
+            return self._in_one_lan(network, same_host=same_host)
+        if target.network is None or target.address not in access_addresses(network).values():
+            return self._to_host_on_lan(source, network, target, same_host=same_host)
+        return Verdict(True, "host_access: the host and its containers reach each other") if same_host else None
+
+    def _to_host_on_lan(self, source: Endpoint, network: Network, target: _Target, *, same_host: bool) -> Verdict | None:
+        host = target.endpoint.host
+        assert host is not None, "what is outside is in nobody's subnet"
+        if not self._is_in(host, network, target.address):
+            return Verdict(False, "the host has no address on this LAN")
+        if same_host and hasattr(network.options, "parent"):
+            if nic_of(network, host) != self._lab.hosts[host].main:
+                return None
+            return Verdict(False, f"{network.driver}: a parent and what is on it do not hear each other")
+        if not has_layer_2(network):
+            return None
+        return Verdict(True, "containers reach a host that has an address in their network")
+
+    def _in_one_lan(self, network: Network, *, same_host: bool) -> Verdict:
+        mode = getattr(network.options, "mode", "")
+        if network.isolated:
+            return Verdict(False, "isolated: containers reach the gateway alone")
+        if same_host and mode in ("private", "vepa"):
+            return Verdict(False, f"mode {mode}: not each other on one host, unless the switch sends frames back")
+        return Verdict(True, "containers of one network reach each other, on whatever hosts")
+
+    def _out_of_lan(self, way: _Way, target: _Target) -> Verdict | None:
+        """From a container, by the LAN's gateway, or routed by its host."""
+        network = way.network
+        assert network is not None
+        if target.network is None and target.endpoint.host is None:
+            if way.kind == "gateway" and not self._lab.is_gateway(network.name, target.address.version):
+                return None
+            return Verdict(True, "the LAN's gateway lets out" if way.kind == "gateway" else "the host lets out")
+        if way.kind == "host" or (target.network and not target.endpoint.container and not target.endpoint.lan):
+            return None
+        if target.network:
+            return Verdict(False, "networks do not reach each other without a router")
+        return Verdict(False, "containers reach a host where it has an address in the network")
+
+    def _by_its_host(self, source: Endpoint, network: Network, target: _Target, lan: Network) -> Verdict | None:
+        """From a container of a network of its host's own to a LAN's."""
+        host = str(source.host)
+        if host in self._on[lan.name] and target.endpoint.container and target.endpoint.host == host:
+            return None
+        if network.nat.mode != "masquerade" or not has_layer_2(lan):
+            return None
+        if not (target.endpoint.container or target.endpoint.lan):
+            return None
+        if self._is_in(host, lan, target.address):
+            return None if lan.isolated else Verdict(True, "nat: masquerade: as its host, which is on that LAN")
+        return Verdict(False, "networks do not reach each other without a router")
+
+    def _into_lan(self, source: Endpoint, target: _Target, network: Network) -> Verdict | None:
+        """From a host, or from outside, to a container."""
+        version = target.address.version
+        if source.host is None:
+            return self._from_outside(source, target, network)
+        same_host = source.host == target.endpoint.host
+        access = access_addresses(network)
+        if same_host and hasattr(network.options, "parent"):
+            address = access.get(source.host, access.get(""))
+            if address is not None and address.version == version:
+                return Verdict(True, "host_access: the host and its containers reach each other")
+            if self._is_in(source.host, network, target.address) and nic_of(network, source.host) != self._main(source.host):
+                return None
+            return Verdict(False, f"{network.driver}: a parent and what is on it do not hear each other")
+        if not has_layer_2(network):
+            return None
+        if self._is_in(source.host, network, target.address):
+            return Verdict(True, "a host reaches the containers of a LAN that it has an address on")
+        back = self._way(target.endpoint, self._underlay(source, version))
+        if self._lab.is_gateway(network.name, version) and back not in (_NOWHERE, _Way("gateway", network)):
+            return None
+        return Verdict(False, "the host has no address in the network")
+
+    def _from_outside(self, source: Endpoint, target: _Target, network: Network) -> Verdict | None:
+        version = target.address.version
+        back = self._way(target.endpoint, self._underlay(source, version))
+        if back == _Way("host", network):
+            return Verdict(True, "the lab's router has a route by the host")
+        if back is _NOWHERE or not any(g.version == version for g in network.gateways):
+            return Verdict(False, "the container has no gateway in this family: it cannot answer")
+        if back != _Way("gateway", network) or not self._lab.is_gateway(network.name, version):
+            return None
+        return Verdict(True, "the LAN's gateway lets in")
+
+    def _from_lan(self, machine: LanNode, target: _Target) -> Verdict | None:
+        """From another machine of the LAN that a network lies on."""
+        network = self._site.networks[machine.network]
+        if target.network and target.network.name == network.name and target.endpoint.container:
+            return None if network.isolated else Verdict(True, "containers are machines of their LAN")
+        if target.endpoint.host is not None and not target.endpoint.container:
+            if target.network not in (None, network) or target.address in access_addresses(network).values():
+                return None
+            here = self._is_in(target.endpoint.host, network, target.address)
+            return Verdict(True, "a host with an address on a LAN is reached there") if here else None
+        if not target.endpoint.container or target.network is None:
+            return None
+        if self._lab.segments.get(target.network.name) == self._lab.segments[network.name]:
+            return None
+        return Verdict(False, "networks do not reach each other without a router")
+
+    def _host_to_lan(self, source: Endpoint, target: _Target) -> Verdict | None:
+        if source.host is None or target.network is None or not self._is_in(source.host, target.network, target.address):
+            return None
+        return Verdict(True, "a host with an address on a LAN reaches its machines")
+
+    def _is_in(self, host: str, network: Network, address: IPAddress) -> bool:
+        """Whether a host has an address of its own on the LAN of a network, in the subnet that has `address`."""
+        subnet = network.subnet_of(address)
+        if subnet is None or network.name not in self._lab.segments:
+            return False
+        if any(own in subnet for own in network.host_addresses.get(host, ())):
+            return True
+        segment, node = self._lab.segments[network.name], self._lab.hosts[host]
+        on_it = segment.vlan == 0 and self._lab.switch_of[node.main] == segment.switch
+        return on_it and any(a.ip in subnet and address in a.network for a in node.nics[node.main].addresses)
+
+    def _main(self, host: str) -> str:
+        return self._lab.hosts[host].main
 
     # To a container.
 
@@ -263,11 +430,14 @@ class _Rules:
 
     def _addresses(self, network: Network, host: str, version: int) -> list[IPAddress]:
         """All that a host holds in a network: its own, and the gateway's."""
-        gateways = [] if network.internal else [g for g in network.gateways if g.version == version]
-        return self._own_addresses(network, host, version) + gateways
+        held = [] if network.internal or network.external else network.gateways
+        return self._own_addresses(network, host, version) + [g for g in held if g.version == version]
 
     def _own_addresses(self, network: Network, host: str, version: int) -> list[IPAddress]:
-        return [a for a in network.host_addresses.get(host, ()) if a.version == version]
+        access = access_addresses(network)
+        beside = access.get(host, access.get(""))
+        own = [*network.host_addresses.get(host, ()), *([] if beside is None else [beside])]
+        return [a for a in own if a.version == version]
 
     def _is_own_gateway(self, source: Endpoint, target: _Target) -> bool:
         return (

@@ -118,12 +118,12 @@ def addresses(name: str, ifname: str) -> tuple[IPInterface, ...]:
     return tuple(ip_interface(f"{info['local']}/{info['prefixlen']}") for info in infos if "local" in info)
 
 
-def ip_batch(lines: Iterable[str], name: str = "") -> None:
-    """Have one `ip -batch` do all `lines`, in a namespace.
+def ip_batch(lines: Iterable[str], name: str = "", version: int | None = None) -> None:
+    """Have one `ip -batch` do all `lines`, in a namespace. `version`: of IP, where the lines do not tell.
 
     Errors: `ApplyError` with the words of `ip`.
     """
-    argv = ["ip", *(["-netns", name] if name else []), "-batch", "-"]
+    argv = ["ip", *([f"-{version}"] if version else []), *(["-netns", name] if name else []), "-batch", "-"]
     done = subprocess.run(argv, input="\n".join(lines) + "\n", text=True, capture_output=True, check=False)
     if done.returncode:
         where = f" in {name}" if name else ""

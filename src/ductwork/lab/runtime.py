@@ -13,6 +13,8 @@ from ductwork.lab.namespaces import open_namespace
 from ductwork.lab.topology import Topology
 from ductwork.runtimes import Runtime, Sandbox
 
+_EVERY = ("docker", "podman", "netns", "pid")
+
 
 class LabRuntime:
     """`name` is also what has the containers that the file names without a runtime."""
@@ -30,8 +32,9 @@ class LabRuntime:
 
 
 def runtimes(lab: Topology, host: str) -> dict[str, Callable[[], Runtime]]:
-    """One runtime for each that the file speaks of on a host."""
-    places: dict[str, dict[str, str]] = {}
+    """One runtime for each that there is. The engine also asks for containers of other files, whose marks it has found in
+    namespaces of this machine's: they are not running."""
+    places: dict[str, dict[str, str]] = {runtime: {} for runtime in _EVERY}
     for container in lab.containers:
         if container.host == host:
             qualified = [reference for reference in container.references if ":" in reference]
