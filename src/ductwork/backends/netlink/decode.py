@@ -118,7 +118,7 @@ def _address_details(found: Mapping[int, bytes], name: str, flags: int, scope: i
 def route(netns: str, names: Mapping[int, str], owners: Mapping[str, Owner], body: bytes) -> Route | None:
     """RTM_NEWROUTE → Route, with its link's owner, or `Owner("")`, where it carries our protocol number; None for what is no
     unicast route, or is on every link. `multipath` is the link of what leaves by several or by a next-hop object."""
-    family, prefixlen, source_length, tos, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
+    family, prefixlen, _, tos, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
     if kind != RTN_UNICAST or flags & _RTM_F_CLONED or table == _LOCAL_TABLE:
         return None
     found = attributes(body, 12)
@@ -142,7 +142,7 @@ def route(netns: str, names: Mapping[int, str], owners: Mapping[str, Owner], bod
         tos=tos,
         source=ip(source) if source else None,
         protocol=protocol,
-        carried=_CARRIED.issuperset(found) and not source_length and _RTAX_CC_ALGO not in metrics,
+        carried=_CARRIED.issuperset(found) and _RTAX_CC_ALGO not in metrics,
         details=None if ours else _route_details(found, metrics, scope, flags),
         owner=(owners.get(name) or _UNMARKED) if ours else None,
     )
