@@ -17,8 +17,10 @@ from ductwork.resources import (
     Address,
     Create,
     Delete,
+    IpvlanSpec,
     Key,
     Link,
+    MacvlanSpec,
     NftElement,
     NftTable,
     Operation,
@@ -31,6 +33,7 @@ from ductwork.resources import (
     State,
     Sysctl,
     Update,
+    VlanSpec,
     key_of,
 )
 from ductwork.resources.base import SHARED
@@ -155,18 +158,29 @@ def _may_change(want: Resource, have: Resource) -> bool:
 
 
 def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, ...]:
-    """A bridge that others' ports have joined stays, with all that its networks have on the host (contract 1.8)."""
-    bridges = set()
+    """A bridge that others' ports have joined, or a VLAN's device that others' links are on, stays, with all that its networks
+    have on the host (contract 1.8); of what several networks share, it alone."""
+    bases = set()
     for key, resource in observed.items():
-        if isinstance(resource, Port | OvsPort) and key not in deletions and not mine(resource):
-            bridge = Key("link", resource.netns, (resource.bridge,))
-            if bridge in deletions and observed[bridge].owner:
-                bridges.add(bridge)
-    if not bridges:
+        base = _base(resource)
+        if base in deletions and key not in deletions and not mine(resource) and observed[base].owner:
+            bases.add(base)
+    if not bases:
         return ()
     doomed = [r for key, r in observed.items() if key in deletions and r.owner and not r.owner.container]
-    held = {_network_of(resource) for resource in doomed if any(_is_about(resource, bridge) for bridge in bridges)}
-    return tuple(resource for resource in doomed if _network_of(resource) in held)
+    about = {resource.key: resource for resource in doomed if any(_is_about(resource, base) for base in bases)}
+    held = {_network_of(resource) for resource in about.values() if resource.owner and resource.owner.network}
+    return tuple(resource for resource in doomed if resource.key in about or _network_of(resource) in held)
+
+
+def _base(resource: Resource) -> Key | None:
+    """The link that a port is plugged into, or that a link is on top of."""
+    match resource:
+        case Port() | OvsPort():
+            return Key("link", resource.netns, (resource.bridge,))
+        case Link(netns="", spec=VlanSpec(parent=parent)) | Link(spec=MacvlanSpec(parent=parent) | IpvlanSpec(parent=parent)):
+            return Key("link", HOST, (parent,))
+    return None
 
 
 def _network_of(resource: Resource) -> tuple[str, str]:
@@ -174,10 +188,10 @@ def _network_of(resource: Resource) -> tuple[str, str]:
     return (resource.owner.site, resource.owner.network)
 
 
-def _is_about(resource: Resource, bridge: Key) -> bool:
-    """Whether it is the bridge, on it, or tells the packet filter of it."""
-    named = isinstance(resource, NftElement) and bridge.ident[0] in resource.parts
-    return named or resource.key == bridge or bridge in resource.requires()
+def _is_about(resource: Resource, base: Key) -> bool:
+    """Whether it is the link, on it, or tells the packet filter of it."""
+    named = isinstance(resource, NftElement) and base.ident[0] in resource.parts
+    return named or resource.key == base or base in resource.requires()
 
 
 def _collected(desired: State, observed: State, deletions: set[Key]) -> set[Key]:

@@ -318,7 +318,7 @@ SMALL, MODEST = ("\n".join(line for line in text.splitlines() if "<db>" not in l
 MODEST = MODEST.replace("parent: eth0", "parent: eth0\n    promisc: false")
 
 
-@pytest.mark.parametrize(("text", "lost", "step"), [(SMALL, "nothing", 1), (MODEST, "run", 3)], ids=["nothing", "run"])
+@pytest.mark.parametrize(("text", "lost", "step"), [(SMALL, "nothing", 2), (MODEST, "run", 3)], ids=["nothing", "run"])
 def test_killed_at_each_send(hosts: Hosts, text: str, lost: str, step: int) -> None:
     """Where the run directory is lost, the containers are looked for; foreign values would be lost with it."""
     alpha = hosts.alpha

@@ -31,6 +31,7 @@ from ductwork.resources import (
     Sysctl,
     Update,
     VethSpec,
+    VlanSpec,
     VxlanSpec,
     state,
 )
@@ -131,6 +132,28 @@ def test_a_bridge_that_others_have_joined_stays_with_all_that_its_network_has() 
     found = way([], [*ALL, foreign, FLOW])
     assert found.operations == (Delete(OUTER),), "our own attachment leaves it"
     assert set(found.kept) == {BRIDGE, GATEWAY, FLOW}
+
+
+def test_a_vlans_device_that_others_are_on_stays_by_itself() -> None:
+    site = Owner("office")
+    shared, other = (
+        Link(HOST, f"eth0.{vid}", "vlan", "02:00:00:00:00:09", 1500, spec=VlanSpec("eth0", vid), owner=site) for vid in (7, 8)
+    )
+    beside = Link(HOST, "dw", "macvlan", "02:00:00:00:00:07", 1500, spec=MacvlanSpec("eth0.7", "bridge"), owner=PODS)
+    held = Address(HOST, "dw", ip_address("10.0.0.250"), 32, owner=PODS)
+    ours = replace(beside, netns=WEB, name="eth1", owner=PLUG)
+    for_good = [shared, other, beside, held, ours]
+    by_hand = replace(beside, netns="netns:late", name="eth1", owner=PLUG._replace(origin="attach"))
+
+    def is_the_sites(resource: Resource) -> bool:
+        return resource.owner is not None and resource.owner.origin == "site"
+
+    found = way([], [*for_good, by_hand], is_the_sites)
+    assert set(found.operations) == {Delete(ours), Delete(other)}
+    assert set(found.kept) == {shared, beside, held}
+    assert not way([], for_good, is_the_sites).kept
+    inside = Link(WEB, "v", "vlan", "02:00:00:00:00:05", 1500, spec=VlanSpec("eth0.7", 9))
+    assert not way([], [*for_good, inside], is_the_sites).kept, "a container's own link may be called so"
 
 
 # secondaries, routes

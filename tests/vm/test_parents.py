@@ -314,3 +314,9 @@ def test_attached_by_hand_to_a_vlan(hosts: Hosts) -> None:
     same(applied, settled(alpha))
     [found] = json.loads(sh(alpha.host, "ip", "-j", "-d", "link", "show", "dev", "eth0.100"))
     assert found["promiscuity"] == 0 and until(lambda: hosts.ping("other", "172.16.10.50"))
+    alpha.engine(lambda engine: engine.attach(AttachRequest(late, "second", addresses=(ip_address("172.16.11.60"),))))
+    report = alpha.destroy()
+    assert [r.key.ident for r in report.kept] == [("eth0.100",)], "what it hangs on stays, and no more"
+    assert link(alpha.names["late"], "eth1")["linkinfo"]["info_kind"] == "macvlan"
+    alpha.destroy(None)
+    assert "eth0.100" not in sh(alpha.host, "ip", "link")

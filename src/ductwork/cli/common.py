@@ -104,6 +104,8 @@ def echo_report(report: Report, done: str, *, quiet: bool, verbose: bool) -> Non
             click.echo(
                 f"kept: bridge {resource.name}, with all of its network: others are plugged into it; `ductwork ps` lists ours"
             )
+        elif isinstance(resource, Link) and resource.kind == "vlan":
+            click.echo(f"kept: {resource.name}: others' interfaces are on it")
     click.echo(f"{done}: {counted(report.operations)}")
 
 
