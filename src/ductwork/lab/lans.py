@@ -25,10 +25,13 @@ class Segment(NamedTuple):
 
 
 def main_nic(site: Site, host: str) -> str:
-    """The NIC that has the host's own addresses: what a tunnel leaves by, where the file says so."""
-    networks = (network for name, network in site.networks.items() if host in site.hosts_of(name))
+    """The NIC that has the host's own addresses: what a tunnel leaves by, where the file says so; else that of the LAN which
+    they are in."""
+    networks = [network for name, network in site.networks.items() if host in site.hosts_of(name)]
     named = (on_host(getattr(network.options, "underlay", {}), host) for network in networks)
-    return next(filter(None, named), NIC)
+    own = site.hosts[host].address if host in site.hosts else None
+    at_home = (n for n in networks if own and n.subnet_of(own.ip) and not getattr(n.options, "vlan", None))
+    return next(filter(None, (*named, *(nic_of(network, host) for network in at_home))), NIC)
 
 
 def nics(site: Site, host: str) -> list[str]:
