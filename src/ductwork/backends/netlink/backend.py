@@ -27,7 +27,6 @@ from ductwork.resources import (
     Delete,
     FdbEntry,
     IpvlanSpec,
-    Key,
     Link,
     MacvlanSpec,
     Neighbour,
@@ -43,12 +42,15 @@ from ductwork.resources import (
     Route,
     Shaper,
     VlanSpec,
+    VxlanSpec,
 )
+from ductwork.resources.route import KERNEL_PROTOCOL
 
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
 _GROUP_FROM = 3
 """So many links are deleted as a group: unregistering waits for RCU, once for each request (25 ms against 825 for 50)."""
 _ALL_TABLES = 0
+_ON_PARENT = (VlanSpec, MacvlanSpec, IpvlanSpec, VxlanSpec)
 _NAMELESS = "?"
 """A namespace that is not known to be any container's."""
 
@@ -93,7 +95,7 @@ class NetlinkBackend:
             own = vlans.get(link.index)
             if own and link.kind == "bridge":
                 link = replace(link, spec=decode_link.own_vlans(own))  # noqa: PLW2901
-            found.append(decode_link.named(link, names))
+            found.append(decode_link.named(link, names) if _has_parent(link) else link)
             if link.master_index:
                 bridge = names.get(link.master_index, f"#{link.master_index}")
                 found.append(decode_link.port(link, bridge, told, own))
@@ -219,7 +221,8 @@ def _link_answers(opened: NetlinkSocket, wanted: frozenset[str] | None) -> Itera
 
 
 def _has_parent(link: Link) -> bool:
-    return isinstance(link.spec, VlanSpec | MacvlanSpec | IpvlanSpec)
+    """Whether it is on a device that is told by its index alone."""
+    return isinstance(link.spec, _ON_PARENT)
 
 
 def _read_vlans(opened: NetlinkSocket, links: Sequence[Link], *, all_of_them: bool) -> dict[int, PortVlans]:
@@ -244,12 +247,20 @@ def _known(found: Iterable[T | None]) -> Iterable[T]:
 def _told_apart(read: Iterable[Route | None]) -> Iterable[Route]:
     """The kernel keeps several routes of one key, if somebody appends them, and takes the first; we know one. Replacing would
     hit the first, so that foreign ones cannot be carried; one of ours is what we know."""
-    found: dict[Key, Route] = {}
+    found: dict[tuple[object, ...], Route] = {}
     for route in _known(read):
-        first = found.setdefault(route.key, route)
+        identity = _identity(route)
+        first = found.setdefault(identity, route)
         if first is not route and first.owner is None:
-            found[route.key] = route if route.owner else replace(first, link="multipath", carried=False)
+            found[identity] = route if route.owner else replace(first, link="multipath", carried=False)
     return found.values()
+
+
+def _identity(route: Route) -> tuple[object, ...]:
+    """What its key is made of: spelling and hashing a prefix takes longer than all else about a route."""
+    to = route.to
+    link = route.link if route.protocol == KERNEL_PROTOCOL else ""
+    return (to.version, int(to.network_address), to.prefixlen, route.metric, route.table, route.tos, link)
 
 
 def _read_neighbours(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -149,15 +150,22 @@ def route(netns: str, names: Mapping[int, str], owners: Mapping[str, Owner], bod
 
 
 def _route_details(found: Mapping[int, bytes], metrics: Mapping[int, bytes], scope: int, flags: int) -> RouteDetails:
+    plain = _plain_route(scope, flags & RTNH_F_ONLINK, found[20][0] if 20 in found else None)
     ticks = _S32.unpack_from(found[12], 8)[0] if 12 in found else 0
-    return RouteDetails(
-        scope=scope,
-        onlink=bool(flags & RTNH_F_ONLINK),
+    if not (metrics or ticks or 11 in found):
+        return plain
+    return replace(
+        plain,
         metrics=tuple((kind, _number(value)) for kind, value in metrics.items() if kind != _RTAX_CC_ALGO),
-        pref=found[20][0] if 20 in found else None,
         realms=_number(found.get(11)),
         expires_seconds=max(1, ticks // _USER_HZ) if ticks else None,
     )
+
+
+@lru_cache(64)
+def _plain_route(scope: int, onlink: int, pref: int | None) -> RouteDetails:
+    """Most routes have no more than these, and each container is read with its few."""
+    return RouteDetails(scope=scope, onlink=bool(onlink), pref=pref)
 
 
 def neighbour(netns: str, names: Mapping[int, str], body: bytes) -> Neighbour | None:

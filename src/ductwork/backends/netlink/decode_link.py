@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
-from ductwork.backends.netlink.wire import attributes, each, string
+from ductwork.backends.netlink.wire import attributes, each, find, string
 from ductwork.resources import (
     NATIVE_VLAN,
     BridgeSpec,
@@ -47,6 +47,9 @@ _IPVLAN_NAMES = {number: name for name, number in IPVLAN_MODES.items()}
 _DEVCONF = {"accept_ra": 3, "autoconf": 5, "disable_ipv6": 26}
 """What attachments set, by its place in include/uapi/linux/ipv6.h."""
 _IFLA_LINK_NETNSID = 37
+_INFO_SLAVE_DATA = 5
+_VLAN_FILTERING = 7
+"""IFLA_BR_VLAN_FILTERING."""
 _VLANDB_ENTRY = 1
 
 _IFINFO = struct.Struct("=BxHiII")
@@ -102,15 +105,15 @@ def _spec(netns: str, kind: str, info: Attributes, found: Attributes, owner: Own
         return NicSpec(owner.device)
     if kind == "veth":
         return VethSpec(owner.container, owner.interface) if owner and not netns else VethSpec("", "")
-    if kind not in ("vxlan", "bridge", "vlan", "macvlan", "ipvlan"):
+    if kind == "bridge":
+        return BridgeSpec() if find(info.get(2, b""), _VLAN_FILTERING) == b"\1" else None
+    if kind not in ("vxlan", "vlan", "macvlan", "ipvlan"):
         return None
     data = attributes(info.get(2, b""))
     parent = f"#{_number(found.get(5))}" if bool(netns) == (_IFLA_LINK_NETNSID in found) else ""
     match kind:
         case "vxlan":
             return _vxlan(data)
-        case "bridge":
-            return BridgeSpec() if data.get(7, b"\0")[0] else None
         case "vlan":
             return VlanSpec(parent, _short(data.get(1)))
         case "macvlan":
@@ -188,8 +191,8 @@ def sysctls(read: Link, found: Attributes) -> list[Sysctl]:
 
 def port(member: Link, bridge: str, found: Attributes, vlans: PortVlans | None) -> Port:
     """`found`: the member's attributes, what its bridge keeps of it among them (IFLA_INFO_SLAVE_DATA)."""
-    slave = attributes(attributes(found.get(18, b"")).get(5, b""))
-    return Port(member.netns, member.name, bridge, member.owner, vlans, isolated=slave.get(ISOLATED) == b"\1")
+    told = find(found.get(18, b""), _INFO_SLAVE_DATA) or b""
+    return Port(member.netns, member.name, bridge, member.owner, vlans, isolated=find(told, ISOLATED) == b"\1")
 
 
 def vlans(body: bytes) -> tuple[int, PortVlans]:

@@ -87,6 +87,20 @@ def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     return found
 
 
+def find(data: bytes, wanted: int) -> bytes | None:
+    """The payload of one attribute, without those behind it being looked at: some of the kernel's lists are long."""
+    start, end = 0, len(data)
+    unpack = _ATTRIBUTE.unpack_from
+    while start + 4 <= end:
+        length, kind = unpack(data, start)
+        if kind & _NLA_TYPE == wanted:
+            return data[start + 4 : start + length]
+        if length < 4:
+            break
+        start += (length + 3) & ~3
+    return None
+
+
 def each(data: bytes, wanted: int, start: int) -> Iterator[bytes]:
     """The payloads of all attributes of one type from `start`, where they are an array."""
     while start + 4 <= len(data):
