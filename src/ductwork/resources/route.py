@@ -41,6 +41,8 @@ METRIC_WORDS = {
 """RTAX_* (include/uapi/linux/rtnetlink.h) → iproute2's word; 16, the congestion algorithm, is text."""
 LOCKED_METRICS = 1
 """RTAX_LOCK: a bit for each metric that the kernel must not change."""
+ANY_LINK = "?"
+"""The link of a foreign route by a next-hop object that does not tell it."""
 KERNEL_PROTOCOL = 2
 """RTPROT_KERNEL: routes that come and go with addresses."""
 
@@ -76,6 +78,11 @@ class Route:
     def key(self) -> Key:
         link = (self.link,) if self.protocol == KERNEL_PROTOCOL else ()
         return Key("route", self.netns, (_text(self.to), self.metric, self.table, self.tos, *link))
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """All that it leaves by: a foreign one may have several next hops, and cannot be `carried` then."""
+        return tuple(self.link.split())
 
     @property
     def is_default(self) -> bool:

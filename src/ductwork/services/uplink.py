@@ -94,7 +94,7 @@ def refuse_what_is_on_it(link: Link, network: str, view: View) -> None:
     if on_top:
         message = f"network {network}: {', '.join(on_top)} on top of {link.name} would lose its way: nothing was touched"
         raise ConflictError(message, f"remove it, or carry its VLAN by `trunk` of network {network}")
-    lost = [route for route in view.facts.routes if not route.carried and route.link in (link.name, "multipath")]
+    lost = [route for route in view.facts.routes if not route.carried and {link.name, ANY_LINK} & {*route.links}]
     if lost:
         to = "the default route" if lost[0].is_default else f"the route to {lost[0].to}"
         message = (
