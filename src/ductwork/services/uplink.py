@@ -11,6 +11,7 @@ from ductwork.drivers import View
 from ductwork.errors import ConflictError, DuctworkError
 from ductwork.resources import HOST, IpvlanSpec, Link, MacvlanSpec, NicFacts, Owner, Resource, Sysctl, VlanSpec, VxlanSpec
 from ductwork.resources.nic import unmanaged_drop_in
+from ductwork.resources.route import ANY_LINK
 
 _CONF = {
     "ipv4": (
