@@ -14,9 +14,11 @@ from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from ductwork import ipam, serial
+from ductwork.confirmation import Guard
 from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import DuctworkError, UsageError
 from ductwork.goals import NOT_VIGILANT, ApplySite, Attach, DestroySite, Detach, Observation, Vigilance, links_of
+from ductwork.journal import Awaiting
 from ductwork.naming import mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, IPAddress, IPInterface, Key, Link, Owner
@@ -76,24 +78,29 @@ class Engine:
         goal, _ = self._site_goal(site, host)
         return self._reconciler.preview(goal)
 
-    def apply(self, site: Site, host: str, *, dad: bool = True) -> Report:
+    def apply(self, site: Site, host: str, *, dad: bool = True, guard: Guard | None = None) -> Report:
         """Bring what the file has, remove what the site has no longer, and see to what was attached by hand. `dad`: ask
-        whether anybody else has an address before it is given."""
+        whether anybody else has an address before it is given. `guard`: takes it all back unless `confirm` comes in time."""
         goal, changes = self._site_goal(site, host)
         goal = replace(goal, vigilance=self._vigilance(dad))
 
-        def store_leases() -> None:
-            if changes:
-                self._store.lease_all(site.name, changes)
+        with self._reconciler.confirmations.one_change(goal.title, guard) as arm:
 
-        report = self._reconciler.carry_out(goal, store_leases)
-        self._remember_networks(goal, report.observation)
-        self._remember_used(goal, report.observation)
-        return self._attach_again(site.name, report)
+            def prepare() -> None:
+                arm()
+                if changes:
+                    self._store.lease_all(site.name, changes)
+
+            report = self._reconciler.carry_out(goal, prepare)
+            self._remember_networks(goal, report.observation)
+            self._remember_used(goal, report.observation)
+            return self._attach_again(site.name, report)
 
     def destroy(self, site: str | None) -> Report:
         """Remove what a site (None: ductwork) has here. Addresses stay remembered."""
-        report = self._reconciler.carry_out(DestroySite(site))
+        goal = DestroySite(site)
+        with self._reconciler.confirmations.one_change(goal.title):
+            report = self._reconciler.carry_out(goal)
         kept = {(r.owner.site, r.owner.network) for r in report.kept if r.owner}
         for key in self._store.remembered(_NETWORKS):
             name, _, network = key.partition("/")
@@ -109,6 +116,18 @@ class Engine:
 
     def undo(self) -> Report:
         return self._reconciler.undo()
+
+    def confirm(self) -> Awaiting:
+        """Keep the change that awaits confirmation. Errors: `NothingToConfirmError`."""
+        return self._reconciler.confirmations.confirm()
+
+    def awaiting(self) -> Awaiting | None:
+        """The change that awaits confirmation."""
+        return self._reconciler.confirmations.awaiting()
+
+    def take_back(self, due: Callable[[Awaiting], bool]) -> Report | None:
+        """For the guard: undo the change that awaits confirmation, if it is due. None: it is not, or nothing was begun."""
+        return self._reconciler.confirmations.take_back(due)
 
     def observe(self) -> Observation:
         """All that there is on the host and in the containers that we have something in."""

@@ -11,7 +11,9 @@
     ├── AllocationError               no address left, or the one asked for is taken
     ├── BusyError                     another ductwork holds the lock (try again)
     ├── MissingToolError              a program, kernel feature or right that this needs is not there
-    └── NothingToUndoError            undo without a recorded change
+    ├── NothingToUndoError            undo without a recorded change
+    ├── AwaitingError                 another change awaits confirmation (try again)
+    └── NothingToConfirmError         confirm without a change that awaits it
 
 Invariant: an error has a stable `code`, says what was wanted and found, and carries the next step as `hint`.
 """
@@ -104,3 +106,12 @@ class MissingToolError(DuctworkError):
 
 class NothingToUndoError(DuctworkError):
     code = "nothing-to-undo"
+
+
+class AwaitingError(DuctworkError):
+    code = "awaiting"
+    retry = True
+
+
+class NothingToConfirmError(DuctworkError):
+    code = "nothing-to-confirm"

@@ -23,8 +23,8 @@ from ductwork.resources import HOST, Key, Resource
 RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
 """Per host namespace; the environment variable is for tests and labs."""
 _LOCK_SECONDS = 60.0
-_UNDER_WAY, _LAST, _FORMERS, _GUESTS = "under-way.json", "last.json", "formers.json", "guests.json"
-_LENT, _DATABASES = "lent.json", "databases.json"
+_UNDER_WAY, _LAST, _FORMERS, _GUESTS = "under-way.json", "last", "formers.json", "guests.json"
+_LENT, _DATABASES, _CONFIRM = "lent.json", "databases.json", "confirm.json"
 
 
 @dataclass(slots=True)
@@ -41,11 +41,27 @@ class Former:
 @dataclass(frozen=True, slots=True)
 class Change:
     """A change: `before` holds each key that it touched with what was there (None: nothing), `formers` what was known then of
-    foreign values."""
+    foreign values. Changes with the same `token`, unless it is empty, are one to `undo`."""
 
     title: str
     before: Mapping[Key, Resource | None]
     formers: Mapping[str, Former]
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaiting:
+    """A change that is taken back unless somebody confirms it until `deadline` (CLOCK_BOOTTIME). `who` makes it in process
+    `pid`, which began at the clock tick `started`; `applied`: it has come to its end."""
+
+    token: str
+    title: str
+    who: str
+    seconds: int
+    deadline: float
+    pid: int
+    started: int
+    applied: bool = False
 
 
 class Journal:
@@ -53,10 +69,21 @@ class Journal:
 
     def __init__(self, cookie: int, run_directory: Path = RUN_DIRECTORY) -> None:
         self._directory = str(run_directory / str(cookie))
+        self._locked = False
+        self._token = ""
+        self._crashed: Change | None = None
+
+    @property
+    def directory(self) -> str:
+        return self._directory
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One change at a time for each host namespace; waits, and says so by `BusyError` after a minute."""
+        """One change at a time for each host namespace; waits, and says so by `BusyError` after a minute. Whoever has it may
+        take it again."""
+        if self._locked:
+            yield
+            return
         os.makedirs(self._directory, exist_ok=True, mode=0o700)
         with open(self._path("lock"), "a") as file:
             deadline = time.monotonic() + _LOCK_SECONDS
@@ -69,7 +96,21 @@ class Journal:
                         hint = f"see who holds {file.name} (`fuser -v {file.name}`), then try again"
                         raise BusyError("another ductwork has been changing this host for a minute", hint) from None
                     time.sleep(0.02)
-            yield
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All changes made within are one to `undo`; nobody else's come between them."""
+        with self.lock():
+            self._token = os.urandom(8).hex()
+            try:
+                yield
+            finally:
+                self._token = ""
 
     def formers(self) -> dict[str, Former]:
         """path below /proc/sys → what it was before us."""
@@ -109,42 +150,94 @@ class Journal:
             return
         self._write(_LENT, {device: serial.encode(its) for device, its in nics.items()})
 
+    def awaiting(self) -> Awaiting | None:
+        """The change that awaits confirmation."""
+        try:
+            entry = self._read(_CONFIRM)
+            return entry and Awaiting(**entry)
+        except TypeError:
+            return None  # another version's
+
+    def await_confirmation(self, awaiting: Awaiting | None) -> None:
+        """From now on every change is part of it; None: it awaits none any more."""
+        if awaiting is None:
+            self._remove(_CONFIRM)
+        else:
+            self._write(_CONFIRM, asdict(awaiting))
+
     def last_change(self) -> Change | None:
-        """The change under way when a process died, else the last one that was completed."""
-        return self._read_change(_UNDER_WAY) or self._read_change(_LAST)
+        """The change under way when a process died, else the last one that was completed. Where one awaits confirmation, that
+        one alone, as far as it has been begun."""
+        under_way = self._read_change(_UNDER_WAY)
+        changes = [change for name in self._completed() if (change := self._read_change(name))]
+        if under_way:
+            together = bool(changes) and changes[0].token == under_way.token != ""
+            changes = [*changes, under_way] if together else [under_way]
+        awaiting = self.awaiting()
+        if not changes or (awaiting and changes[0].token != awaiting.token):
+            return None
+        before = {key: resource for change in reversed(changes) for key, resource in change.before.items()}
+        return Change(changes[0].title, before, changes[0].formers, changes[0].token)
 
     def interrupted(self) -> tuple[str, ...]:
         """The containers of a change under way whose process died: what it parked in them, no mark on the host tells of."""
         crashed = self._read_change(_UNDER_WAY)
         return tuple(sorted({key.netns for key in crashed.before} - {HOST})) if crashed else ()
 
-    def begin(self, title: str, before: Mapping[Key, Resource | None]) -> Change:
-        """Note what is about to be touched. After a crash half-way, what the dead process noted is still what undo leads
-        back to."""
+    def begin(self, title: str, before: Mapping[Key, Resource | None], *, again: bool = False) -> Change:
+        """Note what is about to be touched; `again`: by the change that is under way already. After a crash half-way, what
+        the dead process noted is still what undo leads back to."""
         formers: Mapping[str, Former] = self.formers()
         crashed = self._read_change(_UNDER_WAY)
         if crashed is not None:
             before, formers = {**before, **crashed.before}, crashed.formers
-        entries = [[serial.encode(key), serial.encode(resource)] for key, resource in before.items()]
-        self._write(_UNDER_WAY, {"title": title, "formers": _encoded_formers(formers), "before": entries})
-        return Change(title, before, formers)
+        if not again:
+            self._crashed = crashed
+        awaiting = self.awaiting()
+        change = Change(title, before, formers, awaiting.token if awaiting else self._token)
+        self._write_change(change)
+        return change
 
-    def complete(self) -> None:
-        """The change under way is the last one now."""
-        os.replace(self._path(_UNDER_WAY), self._path(_LAST))
+    def complete(self, change: Change) -> None:
+        """The change under way is the last one now, or one more of its token."""
+        kind = f"{_LAST}-{change.token}-"
+        completed = self._completed()
+        same = [name for name in completed if change.token and name.startswith(kind)]
+        target = f"{kind}{len(same):06}.json"
+        for name in completed:
+            if name not in same and name != target:
+                self._remove(name)
+        os.replace(self._path(_UNDER_WAY), self._path(target))
 
     def forget_change_under_way(self) -> None:
-        """It was taken back: the one before it is the last one again."""
-        self._remove(_UNDER_WAY)
+        """It was taken back: what was there before it, a dead process's change too, is as it was."""
+        if self._crashed is not None:
+            self._write_change(self._crashed)
+        else:
+            self._remove(_UNDER_WAY)
 
     def forget_changes(self) -> None:
-        self._remove(_UNDER_WAY)
-        self._remove(_LAST)
+        """There is none any more, nor does one await confirmation."""
+        for name in (_UNDER_WAY, *self._completed(), _CONFIRM):
+            self._remove(name)
+
+    def _completed(self) -> list[str]:
+        """The files of the last change that was completed, the oldest first."""
+        try:
+            return sorted(name for name in os.listdir(self._directory) if name.startswith(f"{_LAST}-"))
+        except FileNotFoundError:
+            return []
+
+    def _write_change(self, change: Change) -> None:
+        before = [[serial.encode(key), serial.encode(resource)] for key, resource in change.before.items()]
+        formers = _encoded_formers(change.formers)
+        self._write(_UNDER_WAY, {"title": change.title, "token": change.token, "formers": formers, "before": before})
 
     def _read_change(self, name: str) -> Change | None:
         entry = self._read(name)
         try:
-            return entry and Change(entry["title"], _decoded(entry["before"]), _decoded_formers(entry["formers"]))
+            formers = _decoded_formers(entry["formers"]) if entry else {}
+            return entry and Change(entry["title"], _decoded(entry["before"]), formers, entry["token"])
         except (KeyError, TypeError, ValueError):
             return None  # another version's
 

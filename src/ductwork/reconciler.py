@@ -13,6 +13,7 @@ from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
 from ductwork import desire
+from ductwork.confirmation import Confirmations
 from ductwork.drivers import Facts
 from ductwork.duplicates import Lookout, Watch
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
@@ -175,6 +176,7 @@ class Reconciler:
         self._journal = journal
         self._foreign = ForeignValues(journal, self._system.sysctls)
         self._lent = LentNics(journal, self._system.sysctls.read_paths)
+        self.confirmations = Confirmations(journal, self.undo)
         self._interrupted: tuple[str, ...] = ()
         self._cookie = self._system.cookie()
         self._backends = {
@@ -222,10 +224,12 @@ class Reconciler:
             return self._transact(goal, prepare)
 
     def undo(self) -> Report:
-        """Take the last change back. Errors: as `carry_out`; `NothingToUndoError`."""
+        """Take the last change back; one that awaits confirmation does so no more. Errors: as `carry_out`;
+        `NothingToUndoError`."""
         with self._journal.lock():
             last = self._journal.last_change()
             if last is None:
+                self._journal.await_confirmation(None)
                 raise NothingToUndoError(
                     "there is no change to undo here",
                     "a change can be undone once, on the host and in the namespace where it was made, until the next boot",
@@ -267,7 +271,7 @@ class Reconciler:
                 self._take_back(transaction, _unsettled(found))
             transaction.rounds += 1
             transaction.before = {**found.before(observation.state), **transaction.before}
-            transaction.change = self._journal.begin(goal.title, transaction.before)
+            transaction.change = self._journal.begin(goal.title, transaction.before, again=transaction.rounds > 1)
             self._expect_guests(found)
             self._lent.note(found.operations, observation.state)
             self._journal.add_databases(goal.databases)
@@ -284,7 +288,7 @@ class Reconciler:
             self._settle_guests(observation)
             self._lent.settle(observation.state)
         if transaction.change:
-            self._journal.complete()
+            self._journal.complete(transaction.change)
         return Report(
             observation,
             tuple(transaction.operations),

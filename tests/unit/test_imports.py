@@ -16,7 +16,7 @@ CORE = {
     *("planner", "kernel_model", "drivers", "services", "ipam", "naming", "site"),
     *("desire", "goals", "ownership", "relocation", "serial"),
 }
-ENGINE = {"engine", "reconciler", "duplicates", "foreign", "journal", "lent"}
+ENGINE = {"engine", "reconciler", "duplicates", "foreign", "journal", "lent", "confirmation"}
 FRONT = {"agent", "cli", "plugins", "lab", "doctor", "inspect"}
 PROTOCOLS = {"backends", "runtimes", "store"}
 """Their packages hold the protocols, which the engine speaks; their modules the classes, which only app.py sees."""
@@ -35,7 +35,8 @@ for component in ENGINE:
 for component in FRONT:
     MAY_IMPORT[component] = BASE | CORE | ENGINE
 MAY_IMPORT["lab"] |= {"netns"}
-MAY_IMPORT["cli"] |= {"app"} | FRONT
+MAY_IMPORT["guard"] = BASE | CORE | ENGINE | {"netns", "app"}
+MAY_IMPORT["cli"] |= {"app", "guard"} | FRONT
 MAY_IMPORT["app"] = set(MAY_IMPORT) - {"cli"}
 
 EXCEPTIONS = {

@@ -50,7 +50,7 @@ def open_engine(state: Path, store: str = "") -> Engine:
 
     if os.geteuid() != 0:
         raise MissingToolError("looking into and changing the network of containers needs root", "use sudo")
-    return build_engine(state, store_path=_store_path(store))
+    return build_engine(state, store_path=store_path(store))
 
 
 def read_site(path: Path) -> Site:
@@ -109,7 +109,8 @@ def echo_report(report: Report, done: str, *, quiet: bool, verbose: bool) -> Non
     click.echo(f"{done}: {counted(report.operations)}")
 
 
-def _store_path(url: str) -> Path | None:
+def store_path(url: str) -> Path | None:
+    """Where the store is; None: in the state folder."""
     if not url:
         return None
     if not url.startswith("sqlite:///"):

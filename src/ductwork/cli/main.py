@@ -22,6 +22,7 @@ from ductwork.errors import DuctworkError, SiteError
 _COMMANDS = {
     "plan": "ductwork.cli.site:plan",
     "apply": "ductwork.cli.site:apply",
+    "confirm": "ductwork.cli.confirm:confirm",
     "undo": "ductwork.cli.site:undo",
     "destroy": "ductwork.cli.site:destroy",
     "attach": "ductwork.cli.attach:attach",
@@ -31,7 +32,7 @@ _COMMANDS = {
     "schema": "ductwork.cli.about:schema",
     "version": "ductwork.cli.about:version",
 }
-_NOT_YET = frozenset({"confirm", "bridges", "fdb", "ports", "trace", "doctor", "agent", "pipework"})
+_NOT_YET = frozenset({"bridges", "fdb", "ports", "trace", "doctor", "agent", "pipework"})
 
 
 class _Commands(click.Group):

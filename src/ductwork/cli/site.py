@@ -8,7 +8,19 @@ from pathlib import Path
 
 import click
 
-from ductwork.cli.common import HOST, JSON, NO_DAD, SITE, echo_report, open_engine, pick_host, read_site, state_options
+from ductwork.cli.common import (
+    HOST,
+    JSON,
+    NO_DAD,
+    SITE,
+    echo_report,
+    open_engine,
+    pick_host,
+    read_site,
+    state_options,
+    store_path,
+)
+from ductwork.cli.confirm import CONFIRM, echo_awaiting, guard_of
 from ductwork.errors import UsageError
 
 _MANY = 100
@@ -61,9 +73,12 @@ def plan(
 @click.command()
 @SITE
 @HOST
+@CONFIRM
 @NO_DAD
 @state_options
-def apply(site: Path, host: str, no_dad: bool, state: Path, store: str, quiet: bool, verbose: bool) -> None:
+def apply(
+    site: Path, host: str, seconds: int | None, no_dad: bool, state: Path, store: str, quiet: bool, verbose: bool
+) -> None:
     """Make this host's part of SITE true, and look whether it is.
 
     What the file has no longer, and this site brought, is removed. A failure half-way is taken back. A container that is
@@ -75,8 +90,10 @@ def apply(site: Path, host: str, no_dad: bool, state: Path, store: str, quiet: b
         number = len(loaded.on(name))
         if number >= _MANY and sys.stderr.isatty() and not quiet:
             click.echo(f"{number} attachments …", err=True)
-        report = engine.apply(loaded, name, dad=not no_dad)
-    echo_report(report, f"{loaded.name} on {name}" if name else loaded.name, quiet=quiet, verbose=verbose)
+        report = engine.apply(loaded, name, dad=not no_dad, guard=guard_of(seconds, state, store_path(store)))
+        echo_report(report, f"{loaded.name} on {name}" if name else loaded.name, quiet=quiet, verbose=verbose)
+        if seconds and not quiet:
+            echo_awaiting(engine)
 
 
 @click.command()
