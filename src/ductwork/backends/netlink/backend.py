@@ -252,7 +252,8 @@ def _told_apart(read: Iterable[Route | None]) -> Iterable[Route]:
         identity = _identity(route)
         first = found.setdefault(identity, route)
         if first is not route and first.owner is None:
-            found[identity] = route if route.owner else replace(first, link="multipath", carried=False)
+            links = " ".join(dict.fromkeys((*first.links, *route.links)))
+            found[identity] = route if route.owner else replace(first, link=links, carried=False)
     return found.values()
 
 

@@ -26,6 +26,7 @@ from ductwork.resources import (
     Route,
     RouteDetails,
 )
+from ductwork.resources.route import ANY_LINK
 
 FOREVER = 0xFFFFFFFF
 IFA_F_NODAD, IFA_F_MANAGETEMPADDR, IFA_F_NOPREFIXROUTE = 0x02, 0x100, 0x200
@@ -52,6 +53,7 @@ _UNMARKED = Owner("")
 _IFADDR = struct.Struct("=BBBBi")
 _CACHEINFO = struct.Struct("=II")
 _RTMSG = struct.Struct("=BBBBBBBBI")
+_RTNEXTHOP = struct.Struct("=Hxxi")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _U32 = struct.Struct("=I")
 _S32 = struct.Struct("=i")
@@ -118,18 +120,17 @@ def _address_details(found: Mapping[int, bytes], name: str, flags: int, scope: i
 
 def route(netns: str, names: Mapping[int, str], owners: Mapping[str, Owner], body: bytes) -> Route | None:
     """RTM_NEWROUTE → Route, with its link's owner, or `Owner("")`, where it carries our protocol number; None for what is no
-    unicast route, or is on every link. `multipath` is the link of what leaves by several or by a next-hop object."""
+    unicast route, or is on every link. What leaves by several links has all their names, with blanks between them; a
+    next-hop object's, where they are not told, has `ANY_LINK`."""
     family, prefixlen, _, tos, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
     if kind != RTN_UNICAST or flags & _RTM_F_CLONED or table == _LOCAL_TABLE:
         return None
     found = attributes(body, 12)
     if found.get(1, b"").startswith(_LINK_LOCAL_V6):
         return None
-    name = names.get(_number(found.get(4)))
-    if name is None:
-        if _RTA_MULTIPATH not in found and _RTA_NH_ID not in found:
-            return None
-        name = "multipath"
+    name = names.get(_number(found.get(4))) or _hops(found, names)
+    if not name:
+        return None
     ours = protocol == PROTOCOL
     metrics = attributes(found[8]) if 8 in found else {}
     via, source = found.get(5), found.get(7)
@@ -147,6 +148,17 @@ def route(netns: str, names: Mapping[int, str], owners: Mapping[str, Owner], bod
         details=None if ours else _route_details(found, metrics, scope, flags),
         owner=(owners.get(name) or _UNMARKED) if ours else None,
     )
+
+
+def _hops(found: Mapping[int, bytes], names: Mapping[int, str]) -> str:
+    if _RTA_MULTIPATH not in found:
+        return ANY_LINK if _RTA_NH_ID in found else ""
+    hops, start, several = found[_RTA_MULTIPATH], 0, []
+    while start + _RTNEXTHOP.size <= len(hops):
+        length, index = _RTNEXTHOP.unpack_from(hops, start)
+        several.append(names.get(index, ANY_LINK))
+        start += max((length + 3) & ~3, _RTNEXTHOP.size)
+    return " ".join(dict.fromkeys(several))
 
 
 def _route_details(found: Mapping[int, bytes], metrics: Mapping[int, bytes], scope: int, flags: int) -> RouteDetails:
