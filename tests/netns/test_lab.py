@@ -15,14 +15,17 @@ from pathlib import Path
 
 import pytest
 from conftest import ping, run, sh
+from ovs_host import missing as ovs_missing
 
+from ductwork.app import lacking
 from ductwork.errors import ApplyError, ConflictError
 from ductwork.journal import RUN_DIRECTORY
-from ductwork.lab import build, namespaces
+from ductwork.lab import build, namespaces, switches
 from ductwork.lab.expect import expectations
 from ductwork.lab.probe import Question, attempt, probe
 from ductwork.lab.report import Style, as_text
 from ductwork.lab.topology import HostNode, Topology, topology
+from ductwork.site.load import load_site
 from ductwork.site.model import Attachment, Host, Nat, Network, Site
 
 pytestmark = pytest.mark.netns
@@ -336,8 +339,14 @@ def example(name: str, tmp_path: Path) -> Path:
     return path
 
 
+NEEDS = {"d3-macvlan-vlans": ["vlan"]}
+"""What examples need of the kernel. Where it is, in the tier `vm`, they are tested."""
+
+
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
 def test_every_example_does_what_it_says(name: str, tmp_path: Path) -> None:
+    if missing := lacking(NEEDS.get(name, [])):
+        pytest.skip(f"{'; '.join(missing.values())} (tests/vm/test_lab_vlans.py)")
     done = ductwork("lab", "test", str(example(name, tmp_path)), "--json", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
@@ -402,6 +411,164 @@ def test_a_lab_that_is_tested_goes_when_it_is_ended(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait() == 128 + signal.SIGTERM
     assert ours() == []
+
+
+# LANs, and Open vSwitch.
+
+ON_A_LAN = """
+hosts: {alpha: {address: 192.168.7.1/24}, beta: {address: 192.168.7.2/24}}
+networks:
+  lan:
+    driver: bridge
+    uplink: {alpha: eth0, beta: enp9s0f1np1234}
+    subnets: [192.168.7.0/24, "fd00:7::/64"]
+    gateways: [192.168.7.254, "fd00:7::fe"]
+  far: {driver: macvlan, parent: eth1, mode: private, subnet: 192.168.8.0/24, gateway: 192.168.8.254}
+  pods: {driver: vxlan, vni: 7, subnet: 10.5.0.0/24}
+attachments:
+  - {container: a, host: alpha, network: lan, address: [192.168.7.10, "fd00:7::10"]}
+  - {container: b, host: beta, network: lan, address: [192.168.7.11, "fd00:7::11"]}
+  - {container: c, host: alpha, network: far, address: 192.168.8.10}
+  - {container: d, host: alpha, network: far, address: 192.168.8.11}
+  - {container: e, host: beta, network: far, address: 192.168.8.12}
+  - {container: pod, host: alpha, network: pods, address: 10.5.0.10}
+  - {container: pud, host: beta, network: pods, address: 10.5.0.11}
+"""
+SWITCHED = """
+hosts: {alpha: {address: 192.168.7.1/24}}
+networks:
+  lan: {driver: ovs, datapath: netdev, uplink: eth0, subnet: 192.168.7.0/24, gateway: 192.168.7.254}
+attachments:
+  - {container: web, host: alpha, network: lan, address: 192.168.7.10}
+"""
+
+
+def written(text: str, tmp_path: Path) -> str:
+    path = tmp_path / f"{NAME}-own.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Has the lab of a text up; gives its file."""
+
+    def go_up(text: str) -> str:
+        ductwork("lab", "up", written(text, tmp_path))
+        return str(tmp_path / f"{NAME}-own.yaml")
+
+    try:
+        yield go_up
+    finally:
+        ductwork("lab", "down", written(SWITCHED, tmp_path))
+        assert ours() == []
+        assert daemons() == []
+
+
+def daemons() -> list[str]:
+    """The processes of the labs of this test."""
+    commands = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            commands.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return sorted(command.split()[0] for command in commands if f"lab-{NAME}" in command and command.startswith("ovs"))
+
+
+def test_lans(tmp_path: Path) -> None:
+    done = ductwork("lab", "test", written(ON_A_LAN, tmp_path), "--json", check=False)
+    found = {(pair["from"], pair["address"]): pair["actual"] for pair in json.loads(done.stdout)["pairs"]}
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert found["outside", "192.168.7.10"] and found["b", "203.0.113.10"] and found["b", "2001:db8:ffff::10"]
+    assert found["lan-lan", "192.168.7.11"] and found["e", "192.168.8.10"]
+    assert not found["c", "192.168.8.11"]
+    assert not found["c", "192.168.7.11"]
+    assert not found["alpha", "192.168.8.10"]
+
+
+def test_a_lan_that_is_broken_shows(up: Callable[[str], str]) -> None:
+    path = up(ON_A_LAN)
+    switch = next(name for name in ours() if name.endswith("-switch"))
+    sh(switch, "ip", "link", "set", "dev", "sw-eth1", "down")
+    done = ductwork("lab", "test", path, check=False)
+    assert done.returncode == 3
+    assert "outside → c (192.168.8.10) is not reached, and should be: the LAN's gateway lets in" in done.stdout
+    router = next(name for name in ours() if name.endswith("-router"))
+    sh(switch, "ip", "link", "set", "dev", "sw-eth1", "up")
+    sh(router, "ip", "rule", "flush")
+    sh(router, "ip", "rule", "add", "lookup", "main")
+    done = ductwork("lab", "test", path, check=False)
+    assert done.returncode == 3
+    assert "c → a (192.168.7.10) is reached, and should not be: networks do not reach each other" in done.stdout
+
+
+def test_what_the_kernel_lacks_is_told_and_nothing_stays(tmp_path: Path) -> None:
+    if not lacking(["vlan"]):
+        pytest.skip("this kernel has 802.1q")
+    done = ductwork("lab", "test", str(example("d3-macvlan-vlans", tmp_path)), check=False)
+    assert done.returncode == 1
+    assert "no gateway and no other machine on the LAN of mac10, mac20" in done.stderr
+    assert "this kernel has no 802.1q" in done.stderr.splitlines()[-1]
+    assert ours() == []
+
+
+@pytest.fixture
+def open_vswitch() -> None:
+    if missing := ovs_missing():
+        pytest.skip(missing)
+
+
+@pytest.mark.usefixtures("open_vswitch")
+def test_each_host_has_its_own_switch(up: Callable[[str], str]) -> None:
+    path = up(SWITCHED)
+    assert daemons() == ["ovs-vswitchd", "ovsdb-server"]
+    assert ductwork("lab", "exec", path, "alpha", "--", "ovs-vsctl", "list-br").stdout.split() == ["ovs0"]
+    assert ductwork("lab", "exec", path, "alpha", "--", *DUCTWORK, "plan", path, "--host", "alpha", "--exit-code", check=False)
+    assert "all" in ductwork("lab", "test", path).stdout
+    assert "still running" not in ductwork("lab", "down", path).stderr
+    assert daemons() == []
+
+
+ANSWER = "import socket; l = socket.create_server(('192.168.7.10', 80)); c, _ = l.accept(); c.sendall(c.recv(9))"
+ASK = "import socket; c = socket.create_connection(('192.168.7.10', 80), 5); c.sendall(b'hello'); print(c.recv(9))"
+
+
+@pytest.mark.usefixtures("open_vswitch")
+@pytest.mark.parametrize("machine", ["lan-lan", "outside"])
+def test_streams_pass_a_switch_in_user_space(up: Callable[[str], str], machine: str) -> None:
+    path = up(SWITCHED)
+    with subprocess.Popen([*DUCTWORK, "lab", "exec", path, "web", "--", sys.executable, "-c", ANSWER]) as server:
+        try:
+            web = next(name for name in ours() if name.endswith("-web"))
+            assert _until(lambda: ":80 " in sh(web, "ss", "-ltn"))
+            assert "hello" in ductwork("lab", "exec", path, machine, "--", sys.executable, "-c", ASK).stdout
+        finally:
+            server.kill()
+
+
+@pytest.mark.usefixtures("open_vswitch")
+def test_a_crash_leaves_no_switch_running(up: Callable[[str], str], tmp_path: Path) -> None:
+    lab = topology(load_site(Path(written(SWITCHED, tmp_path))))
+    build.build(lab)
+    switches.start(lab, build.state_directory(lab.site.name))
+    assert len(daemons()) == 2
+    assert build.down(lab.site.name) == {}
+    assert daemons() == []
+
+
+def test_a_number_that_is_another_process_s_by_now(tmp_path: Path) -> None:
+    directory = tmp_path / "ovs-0"
+    directory.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            (directory / "ovs-vswitchd.pid").write_text(f"{process.pid}\n")
+            (directory / "ovsdb-server.pid").write_text("")
+            switches.stop(tmp_path)
+            assert process.poll() is None
+            assert not directory.exists()
+        finally:
+            process.kill()
 
 
 def test_building_is_quick(lab: Topology) -> None:
