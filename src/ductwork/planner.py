@@ -158,19 +158,22 @@ def _may_change(want: Resource, have: Resource) -> bool:
 
 
 def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, ...]:
-    """A bridge that others' ports have joined, or a VLAN's device that others' links are on, stays, with all that its networks
-    have on the host (contract 1.8); of what several networks share, it alone."""
-    bases = set()
+    """A bridge that others' ports have joined stays, with all that its networks have on the host (contract 1.8), and so does a
+    VLAN's device that others' links are on, with what their networks have."""
+    bases: set[Key] = set()
+    networks: set[tuple[str, str]] = set()
     for key, resource in observed.items():
         base = _base(resource)
         if base in deletions and key not in deletions and not mine(resource) and observed[base].owner:
             bases.add(base)
+            if resource.owner and isinstance(resource, Link):
+                networks.add(_network_of(resource))
     if not bases:
         return ()
     doomed = [r for key, r in observed.items() if key in deletions and r.owner and not r.owner.container]
-    about = {resource.key: resource for resource in doomed if any(_is_about(resource, base) for base in bases)}
-    held = {_network_of(resource) for resource in about.values() if resource.owner and resource.owner.network}
-    return tuple(resource for resource in doomed if resource.key in about or _network_of(resource) in held)
+    about = {resource.key: resource for resource in doomed if any(_is_about(resource, observed[base]) for base in bases)}
+    networks |= {_network_of(resource) for resource in about.values() if resource.owner and resource.owner.network}
+    return tuple(resource for resource in doomed if resource.key in about or _network_of(resource) in networks)
 
 
 def _base(resource: Resource) -> Key | None:
@@ -188,10 +191,13 @@ def _network_of(resource: Resource) -> tuple[str, str]:
     return (resource.owner.site, resource.owner.network)
 
 
-def _is_about(resource: Resource, base: Key) -> bool:
-    """Whether it is the link, on it, or tells the packet filter of it."""
-    named = isinstance(resource, NftElement) and base.ident[0] in resource.parts
-    return named or resource.key == base or base in resource.requires()
+def _is_about(resource: Resource, base: Resource) -> bool:
+    """Whether it is the bridge, on it, or tells the packet filter of it; of a VLAN's device, whether it is that."""
+    if resource.key == base.key:
+        return True
+    if not isinstance(base, Link) or base.kind == "vlan":
+        return False
+    return base.key in resource.requires() or (isinstance(resource, NftElement) and base.name in resource.parts)
 
 
 def _collected(desired: State, observed: State, deletions: set[Key]) -> set[Key]:

@@ -142,14 +142,15 @@ def test_a_vlans_device_that_others_are_on_stays_by_itself() -> None:
     beside = Link(HOST, "dw", "macvlan", "02:00:00:00:00:07", 1500, spec=MacvlanSpec("eth0.7", "bridge"), owner=PODS)
     held = Address(HOST, "dw", ip_address("10.0.0.250"), 32, owner=PODS)
     ours = replace(beside, netns=WEB, name="eth1", owner=PLUG)
-    for_good = [shared, other, beside, held, ours]
+    another = replace(beside, name="dw-2", owner=PODS._replace(network="two"))
+    for_good = [shared, other, beside, held, ours, another]
     by_hand = replace(beside, netns="netns:late", name="eth1", owner=PLUG._replace(origin="attach"))
 
     def is_the_sites(resource: Resource) -> bool:
         return resource.owner is not None and resource.owner.origin == "site"
 
     found = way([], [*for_good, by_hand], is_the_sites)
-    assert set(found.operations) == {Delete(ours), Delete(other)}
+    assert set(found.operations) == {Delete(ours), Delete(other), Delete(another)}
     assert set(found.kept) == {shared, beside, held}
     assert not way([], for_good, is_the_sites).kept
     inside = Link(WEB, "v", "vlan", "02:00:00:00:00:05", 1500, spec=VlanSpec("eth0.7", 9))
