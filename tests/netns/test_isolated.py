@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import frames
 import pytest
-from conftest import ping, sh, until
+from conftest import inside, ping, sh, until
 from frames import ARP, BROADCAST, EXPERIMENT, IPV4, REQUEST, Ear, ethernet, udp4
 from host import World, build_world
 from lan import Lan
@@ -102,21 +104,24 @@ def test_what_was_connected_is_not_any_more(world: World) -> None:
     web, db = world.names["web"], world.names["db"]
     world.settle(OPEN)
     usable(web, db)
-    by_the_gateway(web, *DB)
-    by_the_gateway(db, "10.1.1.2", "fd00:1::2")
-    sh(world.host, "sysctl", "-qw", "net.ipv4.conf.dw-lan.send_redirects=0", "net.ipv4.conf.all.send_redirects=0")
-    with Ear(db, "eth1") as ear:
-        sender = ["python3", "-c", _CHATTER]
-        assert ping(web, DB[0])
+    for ns, address in ((web, DB[0]), (db, "10.1.1.2")):
+        by_the_gateway(ns, address)
+        sh(ns, "sysctl", "-qw", "net.ipv4.conf.eth1.accept_redirects=0", "net.ipv4.conf.all.accept_redirects=0")
+    caller, listener = (inside(ns, partial(socket.socket, type=socket.SOCK_DGRAM)) for ns in (web, db))
+    with caller, listener:
+        listener.bind((DB[0], 4001))
+        for end in (caller, listener):
+            end.settimeout(10)
+        caller.sendto(b"before", (DB[0], 4001))
+        heard, back = listener.recvfrom(99)
+        listener.sendto(b"and back", back)
+        assert (heard, caller.recv(99)) == (b"before", b"and back")
         world.settle(SITE)
-        sh(web, *sender, DB[0])
-        last = ethernet(mac_of(world.host, "dw-lan"), mac_of(db), EXPERIMENT, b"last")
-        frames.send(world.host, "dw-lan", last)
-        ear.until(last)
-        assert not [frame for frame in ear.heard if b"chatter" in frame]
-
-
-_CHATTER = "import socket, sys; socket.socket(type=socket.SOCK_DGRAM).sendto(b'chatter', (sys.argv[1], 4001))"
+        caller.sendto(b"after", (DB[0], 4001))
+        host = inside(world.host, partial(socket.socket, type=socket.SOCK_DGRAM))
+        with host:
+            host.sendto(b"last", (DB[0], 4001))
+        assert listener.recv(99) == b"last"
 
 
 VXLAN = """
@@ -139,6 +144,7 @@ attachments:
 
 @dataclass
 class Hosts:
+    lan: Lan
     alpha: World
     beta: World
 
@@ -160,7 +166,7 @@ def hosts(netns: Callable[[str], str], tmp_path: Path) -> Hosts:
     names = {**alpha.names, **beta.names}
     alpha.names, beta.names = dict(names), dict(names)
     assert until(lambda: ping(alpha.host, "192.168.1.2"))
-    return Hosts(alpha, beta)
+    return Hosts(lan, alpha, beta)
 
 
 def apply(hosts: Hosts, text: str) -> None:
@@ -168,9 +174,12 @@ def apply(hosts: Hosts, text: str) -> None:
     hosts.beta.settle(text, host="beta")
 
 
-def test_across_hosts_too(hosts: Hosts) -> None:
+@pytest.mark.parametrize("filtered", [0, 1], ids=["", "br_netfilter"])
+def test_across_hosts_too(hosts: Hosts, filtered: int) -> None:
     names = hosts.alpha.names
     web, far = names["web"], names["far"]
+    for world in (hosts.alpha, hosts.beta):
+        bridge_netfilter(world.host, filtered)
     apply(hosts, VXLAN.replace("    isolated: true\n", ""))
     assert [ping(web, f"10.2.2.{last}") for last in (3, 4, 1, 251)] == [True] * 4
     apply(hosts, VXLAN)
@@ -182,3 +191,67 @@ def test_across_hosts_too(hosts: Hosts) -> None:
         ping(web, "10.2.2.4")
         assert ping(far, "10.2.2.1")
         assert not [frame for frame in ear.heard if frames.raw(mac_of(web)) == frame[6:12]]
+
+
+UPLINKED = """
+hosts:
+  alpha: {address: 192.168.1.1/24}
+  beta: {address: 192.168.1.2/24}
+networks:
+  lan:
+    driver: bridge
+    bridge: br0
+    uplink: eth0
+    subnets: [192.168.1.0/24, "fd00:1::/64"]
+    gateways: [192.168.1.254, "fd00:1::fe"]
+    isolated: true
+attachments:
+  - {container: "netns:<web>", host: alpha, network: lan, address: [192.168.1.150, "fd00:1::150"]}
+  - {container: "netns:<db>", host: alpha, network: lan, address: [192.168.1.151, "fd00:1::151"]}
+  - {container: "netns:<far>", host: beta, network: lan, address: [192.168.1.152, "fd00:1::152"]}
+"""
+
+
+@pytest.mark.parametrize("filtered", [0, 1], ids=["", "br_netfilter"])
+def test_on_a_lan(hosts: Hosts, filtered: int) -> None:
+    """Whose gateway is another machine, which sends back what it is sent for its own subnet."""
+    names = hosts.alpha.names
+    web, db, far = names["web"], names["db"], names["far"]
+    gateway = hosts.lan.machine("gateway", "192.168.1.254/24", "fd00:1::fe/64")
+    sh(
+        gateway,
+        "sysctl",
+        "-qw",
+        "net.ipv4.ip_forward=1",
+        "net.ipv6.conf.all.forwarding=1",
+        "net.ipv4.conf.eth0.send_redirects=0",
+    )
+    for world in (hosts.alpha, hosts.beta):
+        bridge_netfilter(world.host, filtered)
+        sh(world.host, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    everybody = ("192.168.1.151", "fd00:1::151", "192.168.1.152", "fd00:1::152", "192.168.1.254", "fd00:1::fe")
+    apply(hosts, UPLINKED.replace("    isolated: true\n", ""))
+    usable(web, db, far)
+    assert [until(lambda to=to: ping(web, to)) for to in everybody] == [True] * 6
+    apply(hosts, UPLINKED)
+    assert [ping(web, to) for to in everybody] == [False] * 4 + [True] * 2
+    for ns, others in ((web, everybody[:4]), (far, ("192.168.1.150", "fd00:1::150"))):
+        ways = ("192.168.1.254", "fd00:1::fe") * 2
+        by_the_gateway(ns, *others, gateways=ways)
+    assert [ping(web, to) for to in everybody] == [False] * 4 + [True] * 2
+    by_the_gateway(web, *everybody[:4], gateways=("192.168.1.1", "fd00:1::fe") * 2)
+    assert [ping(web, to) for to in everybody] == [False] * 4 + [True] * 2, "nor by its own host"
+    with Ear(far, "eth1") as ear:
+        for to in everybody[:4]:
+            ping(web, to)
+        mac = mac_of(web)
+        frames.send(web, "eth1", ethernet(mac, mac_of(far), EXPERIMENT, b"by its MAC"))
+        last = ethernet(mac_of(gateway, "eth0"), mac_of(far), EXPERIMENT, b"last")
+        frames.send(web, "eth1", ethernet(mac, mac_of(gateway, "eth0"), EXPERIMENT, b"may pass"))
+        assert ping(web, "192.168.1.254")
+        frames.send(gateway, "eth0", last)
+        ear.until(last)
+        assert not [frame for frame in ear.heard if frames.raw(mac) == frame[6:12] and not frame[0] & 1]
+    hosts.alpha.destroy()
+    hosts.beta.destroy()
+    assert "peers" not in sh(hosts.alpha.host, "nft", "list", "ruleset")

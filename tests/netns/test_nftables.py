@@ -40,6 +40,9 @@ def everything() -> list[Resource]:
     found += [NftElement("inet", "ductwork", "lent_bridges", ("br0", "br0"), owner=OWNER)]
     lan = Network("lan", "bridge", (ip_network("10.1.9.0/24"), ip_network("fd00:9::/64")))
     plugged = Attachment("netns:web", "", "lan", "eth1", "02:00:00:00:00:09")
+    found += [NftElement("bridge", "ductwork", "apart", ("dwweb-1234567",), owner=OWNER)]
+    peers = {"peers_mac": "02:00:00:00:00:09", "peers4": "10.1.9.2", "peers6": "fd00:9::2"}
+    found += [NftElement("bridge", "ductwork", name, (value,), owner=OWNER) for name, value in peers.items()]
     for addresses in ((), (ip_address("10.1.9.2"), ip_address("fd00:9::2"))):
         found += antispoof.elements(lan, plugged, addresses, OWNER)
     return list(state(found).values())

@@ -61,7 +61,7 @@ def test_sets_used_are_declared() -> None:
 
 def test_the_codec_knows_the_sets_of_the_bridge_table() -> None:
     """Name → the sizes of the parts of its keys, as the table declares them."""
-    sizes = {"ifname": 16, "iifname": 16, "ether_addr": 6, "ipv4_addr": 4}
+    sizes = {"ifname": 16, "iifname": 16, "ether_addr": 6, "ipv4_addr": 4, "ipv6_addr": 16}
     declared = {}
     for name, spec in re.findall(r"add set \S+ \S+ (\S+) \{ type(?:of)? (.*); \}", bridge_table(OWNER).script):
         parts = [part.rpartition(",")[2] for part in spec.split(" . ")]

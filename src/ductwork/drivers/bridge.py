@@ -33,6 +33,7 @@ from ductwork.resources import (
     PortVlans,
     Resource,
 )
+from ductwork.services import isolation
 from ductwork.services.uplink import takeover, uplink_nic
 from ductwork.site.model import Attachment, Network, Site
 
@@ -91,6 +92,8 @@ class BridgeDriver:
         if vlan and device:
             yield from vlan_device(network, bridge, device, vlan, mtu, view)
         yield from bridge_resources(network, bridge, device, mtu, view)
+        if network.isolated and network.external:
+            yield from isolation.peers(network, view)
 
     def _bridge(self, network: Network, sharing: list[Network], nic: str, owner: Owner, view: View) -> Link:
         """The same for all the networks on it."""
@@ -108,13 +111,15 @@ class BridgeDriver:
             spec = BridgeSpec(native, tuple(sorted(vlan for vlan in routed if vlan)))
         return Link(HOST, name, "bridge", mac, mtu, spec=spec, owner=owner)
 
-    def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterable[Resource]:
+    def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterator[Resource]:
         bridge, mtu = self.ifname(network, view.host), self.mtu_bytes(network, view)
         known = view.facts.links.get(bridge)
         apart = any(map(_tells_vlans_apart, _sharing(network, view))) or (known is not None and known.spec is not None)
         vlans = PortVlans(_options(network).vlan or NATIVE_VLAN) if apart else None
         probe = probe_on(_uplink(network, view), bridge, _options(network).vlan, view)
-        return veth_resources(network, bridge, mtu, attachment, view, vlans=vlans, probe=probe)
+        yield from veth_resources(network, bridge, mtu, attachment, view, vlans=vlans, probe=probe)
+        if network.isolated and network.external:
+            yield isolation.apart(attachment, view)
 
 
 def _options(network: Network) -> Options:

@@ -15,7 +15,7 @@ from ductwork.resources import HOST, Address, IPAddress, Key, Link, NftElement, 
 from ductwork.services.ruleset import TABLE
 from ductwork.site.model import Attachment, Network
 
-PORT_SETS = frozenset({"checked", "own_mac", "own4", "own6", "any4", "any6"})
+PORT_SETS = frozenset({"checked", "own_mac", "own4", "own6", "any4", "any6", "apart"})
 """The sets in which an element belongs to the port that it begins with."""
 
 _LINK_LOCAL = int(IPv6Address("fe80::"))
@@ -52,8 +52,8 @@ def own_elements(port: str, mac: str, addresses: Iterable[IPAddress], owner: Own
 def perhaps(port: str, mac: str, addresses: Iterable[IPAddress], owner: Owner) -> Iterator[NftElement]:
     """All that a port may have in the sets, if this is what its container has or had."""
     yield from own_elements(port, mac, (*addresses, link_local(mac)), owner)
-    yield _element("any4", (port,), owner)
-    yield _element("any6", (port,), owner)
+    for set_name in ("any4", "any6", "apart"):
+        yield _element(set_name, (port,), owner)
 
 
 def found_on(owner: Owner, state: State) -> Iterator[NftElement]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ductwork.resources import NftTable, Owner
 from ductwork.resources.iptables_rule import ACCEPT_MARK
+from ductwork.resources.ovs_guard import DEAF_TABLE
 
 TABLE = "ductwork"
 
@@ -106,6 +107,12 @@ _BRIDGE_SETS = (
     # checked ports behind which nobody knows the addresses of a family: their MAC alone is checked
     ("set", "any4", "type ifname;"),
     ("set", "any6", "type ifname;"),
+    # ports of containers that share a LAN and must not reach each other by it
+    ("set", "apart", "type ifname;"),
+    # what such containers have, on whatever hosts
+    ("set", "peers_mac", "type ether_addr;"),
+    ("set", "peers4", "type ipv4_addr;"),
+    ("set", "peers6", "type ipv6_addr;"),
 )
 
 
@@ -134,8 +141,10 @@ _BRIDGE = (
     _Chain(
         "prerouting",
         "type filter hook prerouting priority dstnat; policy accept;",
-        ("iifname @checked goto frame", *_gateway_rules("iifname")),
+        ("iifname @apart jump apart", "iifname @checked goto frame", *_gateway_rules("iifname")),
     ),
+    # The bridge keeps its own ports apart; these ways lead by another host's, and by a router that sends frames back.
+    _Chain("apart", "", ("ether daddr @peers_mac drop", "ip daddr @peers4 drop", "ip6 daddr @peers6 drop")),
     # A container's port is an access port: what it tags would come out in another VLAN.
     _Chain(
         "frame",
@@ -213,6 +222,11 @@ def bridge_table(owner: Owner) -> NftTable:
     """What keeps a container from sending what is not its own, and the gateway address that every host's bridge holds out of
     a VXLAN tunnel."""
     return _table("bridge", _BRIDGE_SETS, _BRIDGE, owner)
+
+
+def deaf_table(owner: Owner) -> NftTable:
+    """For the chains of Open vSwitch's ports (`resources/ovs_guard.py`): those are one for each, and none of the table's."""
+    return NftTable("netdev", DEAF_TABLE, (), script=f"add table netdev {DEAF_TABLE}", owner=owner)
 
 
 def _table(family: str, sets: tuple[tuple[str, str, str], ...], chains: tuple[_Chain, ...], owner: Owner) -> NftTable:

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from ductwork.backends.netlink.wire import (
@@ -51,7 +52,7 @@ _BRIDGE = bytes([_NFPROTO_BRIDGE, 0, 0, 0])
 
 
 class _Part(NamedTuple):
-    """One part of a key: its size in the kernel (each part of a concatenation fills whole registers of four bytes)."""
+    """One part of a key: its size in the kernel. (Each part of a concatenation fills whole registers of four bytes.)"""
 
     size: int
     encode: Callable[[str], bytes]
@@ -69,6 +70,7 @@ def _number(size: int) -> _Part:
 _IFNAME = _Part(16, lambda part: part.encode().ljust(16, b"\0"), lambda raw: raw.rstrip(b"\0").decode(errors="replace"))
 _MAC = _Part(6, lambda part: bytes.fromhex(part.replace(":", "")), lambda raw: raw.hex(":"))
 _IPV4 = _Part(4, socket.inet_aton, socket.inet_ntoa)
+_IPV6 = _Part(16, lambda part: IPv6Address(part).packed, lambda raw: str(IPv6Address(raw)))
 
 KEYS: Mapping[str, tuple[_Part, ...]] = {
     "gateway4": (_IFNAME, _IPV4),
@@ -79,6 +81,10 @@ KEYS: Mapping[str, tuple[_Part, ...]] = {
     "own6": (_IFNAME, _number(6), _number(16)),
     "any4": (_IFNAME,),
     "any6": (_IFNAME,),
+    "apart": (_IFNAME,),
+    "peers_mac": (_MAC,),
+    "peers4": (_IPV4,),
+    "peers6": (_IPV6,),
 }
 """The sets of the bridge table: what their keys consist of, as `services.ruleset` declares them."""
 
@@ -216,8 +222,8 @@ def _generic(*words: bytes) -> bytes:
 
 
 def _body(element: NftElement, userdata: bytes = b"") -> bytes:
-    parts = zip(KEYS[element.set_name], element.parts, strict=True)
-    key = b"".join(_whole_registers(part.encode(written)) for part, written in parts)
+    parts = [part.encode(written) for part, written in zip(KEYS[element.set_name], element.parts, strict=True)]
+    key = b"".join(map(_whole_registers, parts)) if len(parts) > 1 else parts[0]
     elem = nested(_ELEM, nested(_KEY, attribute(_VALUE, key)), userdata)
     return _generic(text(_LIST_TABLE, element.table), text(_LIST_SET, element.set_name), nested(_LIST_ELEMENTS, elem))
 
