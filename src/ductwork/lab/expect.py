@@ -21,7 +21,8 @@ Judged is every ordered pair (from a machine, to an address of another one), eac
 An external network (1.7 knows it as any other) lies on a LAN, whose gateway is the lab's router. That lets the LAN's machines
 out to `outside` and that in to them, and routes nowhere else. A host is in the network where it has an address in the subnet,
 on that LAN; with a `parent`, its own containers hear it by `host_access` alone. In the modes l3 and l3s of ipvlan there is no
-LAN: the host routes, and the router's ways to the containers lead by it.
+LAN: the host routes, and the router's ways to the containers lead by it. They are judged where the parent is the NIC that the
+router knows the host by, and not from hosts, whose packets come back another way.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class _Rules:
         if way.kind == "link":
             return self._on_link(way.network, target)
         if way.network.external:
-            return self._out_of_lan(way, target)
+            return self._out_of_lan(source, way, target)
         if target.network and target.network.external:
             return self._by_its_host(source, way.network, target, target.network)
         if target.network is None:
@@ -273,12 +274,14 @@ class _Rules:
             return Verdict(False, f"mode {mode}: not each other on one host, unless the switch sends frames back")
         return Verdict(True, "containers of one network reach each other, on whatever hosts")
 
-    def _out_of_lan(self, way: _Way, target: _Target) -> Verdict | None:
+    def _out_of_lan(self, source: Endpoint, way: _Way, target: _Target) -> Verdict | None:
         """From a container, by the LAN's gateway, or routed by its host."""
         network = way.network
         assert network is not None
         if target.network is None and target.endpoint.host is None:
             if way.kind == "gateway" and not self._lab.is_gateway(network.name, target.address.version):
+                return None
+            if way.kind == "host" and not self._is_routed_by_parent(str(source.host), network):
                 return None
             return Verdict(True, "the LAN's gateway lets out" if way.kind == "gateway" else "the host lets out")
         if way.kind == "host" or (target.network and not target.endpoint.container and not target.endpoint.lan):
@@ -311,6 +314,8 @@ class _Rules:
             address = access.get(source.host, access.get(""))
             if address is not None and address.version == version:
                 return Verdict(True, "host_access: the host and its containers reach each other")
+            if not has_layer_2(network):
+                return None
             if self._is_in(source.host, network, target.address) and nic_of(network, source.host) != self._main(source.host):
                 return None
             return Verdict(False, f"{network.driver}: a parent and what is on it do not hear each other")
@@ -327,6 +332,8 @@ class _Rules:
         version = target.address.version
         back = self._way(target.endpoint, self._underlay(source, version))
         if back == _Way("host", network):
+            if not self._is_routed_by_parent(str(target.endpoint.host), network):
+                return None
             return Verdict(True, "the lab's router has a route by the host")
         if back is _NOWHERE or not any(g.version == version for g in network.gateways):
             return Verdict(False, "the container has no gateway in this family: it cannot answer")
@@ -365,6 +372,10 @@ class _Rules:
         segment, node = self._lab.segments[network.name], self._lab.hosts[host]
         on_it = segment.vlan == 0 and self._lab.switch_of[node.main] == segment.switch
         return on_it and any(a.ip in subnet and address in a.network for a in node.nics[node.main].addresses)
+
+    def _is_routed_by_parent(self, host: str, network: Network) -> bool:
+        """Whether what the router sends to a host comes by the NIC where ipvlan takes it."""
+        return nic_of(network, host) == self._main(host) and not getattr(network.options, "vlan", None)
 
     def _main(self, host: str) -> str:
         return self._lab.hosts[host].main
