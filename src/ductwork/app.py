@@ -21,11 +21,12 @@ from ductwork.desire import OVSDB
 from ductwork.duplicates import Watch
 from ductwork.engine import Engine
 from ductwork.journal import RUN_DIRECTORY, Journal
-from ductwork.reconciler import Reconciler, System
+from ductwork.reconciler import Reconciler
 from ductwork.resources import Backend, NicFacts
 from ductwork.runtimes import Runtime
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
+from ductwork.system import System
 
 if TYPE_CHECKING:
     from ductwork.backends.nftables import NftablesBackend

@@ -324,5 +324,5 @@ def _as_it_was_made(resource: Resource, *, displaces: bool) -> Resource:
         return replace(resource, displaces=displaces)
     if not isinstance(resource, NftTable):
         return resource
-    make = ruleset.bridge_table if resource.family == "bridge" else ruleset.inet_table
-    return make(SHARED)
+    make = {"bridge": ruleset.bridge_table, "inet": ruleset.inet_table, "netdev": ruleset.deaf_table}
+    return make[resource.family](SHARED)

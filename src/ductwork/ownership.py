@@ -22,6 +22,8 @@ from ductwork.resources import (
     MacvlanSpec,
     Neighbour,
     NicSpec,
+    OvsDeaf,
+    OvsGuard,
     OvsSpec,
     Owner,
     Port,
@@ -71,6 +73,7 @@ def settle(host: Iterable[Resource], containers: Mapping[str, ContainerReading])
 def _settle_host(host: Iterable[Resource], state: dict[Key, Resource]) -> _HostLinks:
     links = _HostLinks()
     switches: list[Resource] = []
+    guards: list[OvsGuard | OvsDeaf] = []
     unclaimed: list[Address | Route | Neighbour] = []
     for resource in host:
         key = resource.key
@@ -83,11 +86,16 @@ def _settle_host(host: Iterable[Resource], state: dict[Key, Resource]) -> _HostL
             unclaimed.append(resource)
         elif key.kind == "ovs-bridge":
             switches.append(resource)
+        elif isinstance(resource, OvsGuard | OvsDeaf):
+            guards.append(resource)
     for bridge in [r for r in state.values() if isinstance(r, Link) and r.kind == "bridge" and r.owner]:
         _settle_uplink(bridge, state)
     owners = {name: owner for switch in switches for name, owner in _settle_device(switch, state)}
     for resource in unclaimed:
         state[resource.key] = replace(resource, owner=owners.get(resource.link))
+    for guard in guards:
+        port = state.get(Key("ovs-port", HOST, (guard.link,)))
+        state[guard.key] = replace(guard, owner=port.owner if port and port.owner else NOBODY)
     return links
 
 

@@ -25,6 +25,7 @@ from ductwork.resources import (
     NftTable,
     Operation,
     OvsBridge,
+    OvsGuard,
     OvsPort,
     OvsSpec,
     Port,
@@ -197,6 +198,8 @@ def _is_about(resource: Resource, base: Resource) -> bool:
         return True
     if not isinstance(base, Link) or base.kind == "vlan":
         return False
+    if resource.key == base.absorbed_by:
+        return True
     return base.key in resource.requires() or (isinstance(resource, NftElement) and base.name in resource.parts)
 
 
@@ -211,7 +214,8 @@ def _collected(desired: State, observed: State, deletions: set[Key]) -> set[Key]
 
 
 def _pair_up(desired: State, observed: State, deletions: set[Key]) -> None:
-    """A veth pair goes as one: its host's end stands for both. A port of Open vSwitch would outlive its link, dead."""
+    """A veth pair goes as one: its host's end stands for both. A port of Open vSwitch would outlive its link,
+    dead, and its flows the port, of no use to the next one."""
     for key in [key for key in deletions if key.kind == "link" and key.netns]:
         link = observed[key]
         assert isinstance(link, Link)
@@ -222,6 +226,9 @@ def _pair_up(desired: State, observed: State, deletions: set[Key]) -> None:
             deletions.add(want.absorbed_by)
     for have in observed.values():
         if isinstance(have, OvsPort) and have.owner and deletions.intersection(have.requires()):
+            deletions.add(have.key)
+    for have in observed.values():
+        if isinstance(have, OvsGuard) and have.owner and deletions.intersection(have.requires()):
             deletions.add(have.key)
 
 
@@ -321,7 +328,7 @@ def _delete_rank(resource: Resource) -> tuple[int, int]:
 def _goes_with_its_link(resource: Resource, deletions: set[Key]) -> bool:
     """Whether deleting the link that it is on removes it; a port goes with its member or with its bridge, one of Open vSwitch's
     with its bridge alone."""
-    if isinstance(resource, OvsPort) or (isinstance(resource, Link) and isinstance(resource.spec, OvsSpec)):
+    if isinstance(resource, OvsPort | OvsGuard) or (isinstance(resource, Link) and isinstance(resource.spec, OvsSpec)):
         return any(required.kind == "ovs-bridge" and required in deletions for required in resource.requires())
     return any(required.kind == "link" and required in deletions for required in resource.requires())
 

@@ -7,17 +7,17 @@ before it is; a failure is taken back; a plan that has been carried out is follo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn
 
 from ductwork import desire
 from ductwork.confirmation import Confirmations
 from ductwork.drivers import Facts
-from ductwork.duplicates import Lookout, Watch
+from ductwork.duplicates import Lookout
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
-from ductwork.foreign import ForeignValues, SysctlReader
+from ductwork.foreign import ForeignValues
 from ductwork.goals import Goal, Observation, Restore
 from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
@@ -26,12 +26,10 @@ from ductwork.planner import Plan, plan
 from ductwork.resources import (
     HOST,
     Address,
-    Backend,
     Create,
     Delete,
     Key,
     Link,
-    NftElement,
     NicFacts,
     NicSpec,
     Operation,
@@ -45,8 +43,7 @@ from ductwork.resources.sysctl import link_setting
 from ductwork.runtimes import Sandbox
 from ductwork.services import uplink
 from ductwork.services.nat import sysctl_paths
-
-T = TypeVar("T")
+from ductwork.system import Resolve, System
 
 _ROUNDS = 3
 """One suffices (design, section 3); the second verifies. A third means that something else changes the same things."""
@@ -54,70 +51,6 @@ _ROUNDS = 3
 
 _NAMED = 4
 """So many things in the way are named; the rest are like them."""
-
-
-class LinkBackend(Backend, Protocol):
-    def announce(self, netns: str, addresses: Sequence[Address]) -> None: ...
-
-
-class ElementReader(Protocol):
-    def look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
-        """Those of them that are there."""
-
-
-class SysctlBackend(Backend, SysctlReader, Protocol):
-    """Reads what it is asked for."""
-
-
-class SwitchBackend(Backend, Protocol):
-    """`databases`: where to look, beside the machine's own; found out as one goes."""
-
-    databases: set[str]
-
-
-class Resolve(Protocol):
-    notes: list[str]
-
-    def resolve(self, references: Iterable[str]) -> dict[str, Sandbox | None]: ...
-
-
-class Visit(Protocol):
-    """What `netns.Visitor` does."""
-
-    def visit(self, places: Iterable[tuple[Callable[[], int], Callable[[], T]]]) -> list[T | Exception]: ...
-
-
-class Machine(Protocol):
-    """What is there besides what back ends read and change."""
-
-    def nics(self, names: Iterable[str]) -> dict[str, NicFacts]:
-        """Of those that are here."""
-
-    def missing(self, features: Iterable[str]) -> dict[str, str]:
-        """Of what a plan needs of the kernel and its daemons, what is not there → what to do."""
-
-    def guests(self) -> frozenset[str]:
-        """The containers that, by the marks in them, have links of ours which no mark on the host tells of."""
-
-    def watch(self, links: Sequence[str]) -> Watch:
-        """An ear on the wires behind these links of the host."""
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """What the engine acts through. `filters`: back ends that the host alone has; `elements`: that of them which finds single
-    elements. `iptables`: the families that there is an
-    iptables program for. `cookie`: that of the namespace in which it is called, by a visit or by us."""
-
-    links: LinkBackend
-    sysctls: SysctlBackend
-    filters: Sequence[Backend]
-    switches: SwitchBackend
-    elements: ElementReader
-    iptables: frozenset[str]
-    visitor: Visit
-    cookie: Callable[[], int]
-    machine: Machine
 
 
 @dataclass(frozen=True, slots=True)

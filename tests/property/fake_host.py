@@ -17,7 +17,7 @@ from ductwork.backends.fake import HOST_COOKIE, FakeKernel
 from ductwork.engine import Engine
 from ductwork.errors import AllocationError
 from ductwork.journal import Journal
-from ductwork.reconciler import Reconciler, System
+from ductwork.reconciler import Reconciler
 from ductwork.resources import (
     HOST,
     Address,
@@ -34,6 +34,7 @@ from ductwork.resources import (
 )
 from ductwork.resources.route import BOOT_PROTOCOL, DEFAULT_METRIC_V6
 from ductwork.runtimes import Sandbox
+from ductwork.system import System
 
 Snapshot = dict[Key, tuple[Resource, bool, bool]]
 

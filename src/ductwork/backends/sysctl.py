@@ -1,4 +1,5 @@
-"""Kernel parameters below /proc/sys, written as files, and what is there in name alone: `link/NAME/promisc` and `link/NAME/tx`.
+"""Kernel parameters below /proc/sys, written as files, and what is there in name alone: `link/NAME/promisc` and
+the like (`resources/sysctl.py`).
 
 Invariant: nothing is read that was not asked for. /proc/sys/net shows the namespace of the thread that opens it, so a thread
 that has done setns reads and writes that of its container; so does a socket.
@@ -25,7 +26,8 @@ _RTM_SETLINK = 19
 _SIOCGIFFLAGS = 0x8913
 _IFF_PROMISC = 0x100
 _SIOCETHTOOL = 0x8946
-_ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17
+_OFFLOADS = {"tx": (0x16, 0x17), "gro": (0x2B, 0x2C)}
+"""ETHTOOL_G… and ETHTOOL_S… of the checksums of what is sent, and of what is put together (include/uapi/linux/ethtool.h)."""
 
 
 class SysctlBackend:
@@ -71,7 +73,7 @@ class SysctlBackend:
 def _read(path: str) -> str:
     link, setting = link_setting(path)
     if setting:
-        return _promiscuity(link) if setting == "promisc" else _checksumming(link)
+        return _promiscuity(link) if setting == "promisc" else str(_ethtool(link, _OFFLOADS[setting][0], 0))
     fd = os.open(_file(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, _LONGEST).decode().strip()
@@ -91,8 +93,10 @@ def _write(path: str, value: str) -> None:
     """One write: the kernel takes a value whole or not at all. By system calls, since attaching waits for three of them."""
     link, setting = link_setting(path)
     if setting:
-        change = _set_promiscuity if setting == "promisc" else _set_checksumming
-        change(link, value == "1")
+        if setting == "promisc":
+            _set_promiscuity(link, value == "1")
+        else:
+            _ethtool(link, _OFFLOADS[setting][1], int(value))
         return
     fd = os.open(_file(path), os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -114,16 +118,8 @@ def _set_promiscuity(link: str, on: bool) -> None:
         raise OSError(answer.code, str(answer))
 
 
-def _checksumming(link: str) -> str:
-    return str(_ethtool(link, _ETHTOOL_GTXCSUM, 0))
-
-
-def _set_checksumming(link: str, on: bool) -> None:
-    _ethtool(link, _ETHTOOL_STXCSUM, int(on))
-
-
 def _ethtool(link: str, command: int, value: int) -> int:
-    """struct ethtool_value, by the ioctl (include/uapi/linux/ethtool.h): what `ethtool -K LINK tx on|off` does."""
+    """struct ethtool_value, by the ioctl (include/uapi/linux/ethtool.h): what `ethtool -K LINK WHAT on|off` does."""
     wanted = ctypes.create_string_buffer(struct.pack("=II", command, value))
     request = struct.pack("16sQ16x", os.fsencode(link), ctypes.addressof(wanted))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:

@@ -25,6 +25,8 @@ from ductwork.resources import (
     NftTable,
     Operation,
     OvsBridge,
+    OvsDeaf,
+    OvsGuard,
     OvsPort,
     Owner,
     Port,
@@ -112,8 +114,12 @@ def described(resource: Resource) -> str:
             return f"mac {resource.mac} on {resource.link} is behind {resource.peer_vtep}"
         case Sysctl(path=path) if any(link_setting(path)):
             link, setting = link_setting(path)
-            what = {"promisc": "promiscuity", "tx": "checksums left to"}[setting]
-            return f"{what} of {link} = {resource.value}" if setting == "promisc" else f"{what} {link} = {resource.value}"
+            what = {"promisc": "promiscuity", "tx": "checksum offload", "gro": "receive offload (gro)"}[setting]
+            return f"{what} of {link} = {resource.value}"
+        case OvsGuard():
+            return f"flows for {resource.link} of {resource.bridge}: its own MAC and addresses alone"
+        case OvsDeaf():
+            return f"the kernel hears nothing of {resource.link}"
         case OvsBridge():
             return f"open vswitch bridge {resource.name}, data path {resource.datapath}"
         case OvsPort():

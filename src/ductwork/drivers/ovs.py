@@ -6,7 +6,7 @@ is the host's. The bridge's device has the host's addresses, with an `uplink` th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -23,8 +23,11 @@ from ductwork.drivers.bridged import (
 from ductwork.drivers.inside import inside
 from ductwork.errors import Problem
 from ductwork.naming import host_ifname, mac_address
-from ductwork.resources import HOST, Link, OvsBridge, OvsPort, OvsSpec, Resource, Sysctl
-from ductwork.resources.sysctl import checksum_path
+from ductwork.resources import HOST, Link, OvsBridge, OvsDeaf, OvsPort, OvsSpec, Owner, Resource, Sysctl
+from ductwork.resources.sysctl import checksum_path, gro_path
+from ductwork.services import openflow
+from ductwork.services.rate import limits
+from ductwork.services.ruleset import deaf_table
 from ductwork.services.uplink import takeover, uplink_nic
 from ductwork.site.model import Attachment, Network, Site
 
@@ -55,8 +58,11 @@ class OvsDriver:
     name: ClassVar[str] = "ovs"
     Options: ClassVar[type] = Options
 
-    def check(self, network: Network, site: Site) -> Iterable[Problem]:
-        return ()
+    def check(self, network: Network, site: Site) -> Iterator[Problem]:
+        limited = [plug for plug in site.attachments if plug.network == network.name and plug.rate.egress]
+        if limited and _options(network).datapath == "netdev":
+            message = f"`rate: egress` of {limited[0].container}: a switch in user space hears what is sent before any limit"
+            yield Problem(("datapath",), message, "delete it, or write `datapath: system`")
 
     def ifname(self, network: Network, host: str) -> str:
         return _options(network).bridge
@@ -81,6 +87,10 @@ class OvsDriver:
         if nic:
             yield OvsPort(nic, bridge, owner=owner, database=database)
             yield from takeover(nic, bridge, view, owner)
+            if options.datapath == "netdev":
+                yield from _deaf(nic, owner)
+                # What a NIC has put together is too long for a switch in user space (3.1: "Too big. GRO/TSO enabled?").
+                yield Sysctl(HOST, gro_path(nic), "0", owner=owner)
         else:
             yield from no_router_advertisements(bridge, its_mtu, owner)
         device = routed_by(network, bridge, options.vlan)
@@ -97,10 +107,20 @@ class OvsDriver:
         # Without a tag, the untagged VLAN: a port that says nothing is a trunk of all VLANs.
         tag = options.vlan or 0
         yield OvsPort(outer, options.bridge, tag, protected=network.isolated, owner=owner, database=database)
+        addresses = [address.ip for address in view.addresses.get(attachment.id, ())]
+        yield from openflow.guard(network, attachment, addresses, options.bridge, owner, database)
         if options.datapath == "netdev":
+            yield from _deaf(outer, owner)
+            # In user space nobody makes up for checksums that are left to the interface.
             yield Sysctl(container, checksum_path(interface), "0", link=interface, owner=owner)
+        yield from limits(attachment, attachment.mtu_bytes or mtu, owner, view.seed)
         probe = probe_on(_uplink(network, view), options.bridge, options.vlan, view)
         yield from inside(network, attachment, attachment.mtu_bytes or mtu, view, probe)
+
+
+def _deaf(link: str, owner: Owner) -> Iterator[Resource]:
+    yield deaf_table(owner)
+    yield OvsDeaf(link, owner)
 
 
 def _options(network: Network) -> Options:

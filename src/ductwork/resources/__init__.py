@@ -34,6 +34,7 @@ from ductwork.resources.nft import NftElement, NftTable
 from ductwork.resources.nic import NicFacts
 from ductwork.resources.operation import Backend, Create, Delete, Operation, Outcome, Update, key_of
 from ductwork.resources.ovs import OvsBridge, OvsPort
+from ductwork.resources.ovs_guard import OvsDeaf, OvsGuard
 from ductwork.resources.port import Port, PortVlans
 from ductwork.resources.probe import Probe
 from ductwork.resources.route import MAIN_TABLE, PARKED_METRIC, Route, RouteDetails
@@ -47,6 +48,7 @@ KINDS = (
     OvsBridge,
     Link,
     OvsPort,
+    OvsGuard,
     Port,
     Shaper,
     Redirect,
@@ -55,8 +57,10 @@ KINDS = (
     Route,
     Neighbour,
     FdbEntry,
+    OvsDeaf,
 )
-"""Every kind, in the order of creation: what a link's packets will meet is there before the link."""
+"""Every kind, in the order of creation: what a link's packets will meet is there before the link; the kernel goes deaf to a
+NIC when that is in its switch."""
 
 __all__ = [
     "FLOOD_MAC",
@@ -90,6 +94,8 @@ __all__ = [
     "Operation",
     "Outcome",
     "OvsBridge",
+    "OvsDeaf",
+    "OvsGuard",
     "OvsPort",
     "OvsSpec",
     "Owner",

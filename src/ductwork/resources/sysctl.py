@@ -17,6 +17,10 @@ def checksum_path(link: str) -> str:
     return f"link/{link}/tx"
 
 
+def gro_path(link: str) -> str:
+    return f"link/{link}/gro"
+
+
 def link_setting(path: str) -> tuple[str, str]:
     """(link, setting) of a path that is none below /proc/sys, else ("", "")."""
     _, link, setting = path.split("/") if path.startswith("link/") else ("", "", "")
@@ -26,8 +30,8 @@ def link_setting(path: str) -> tuple[str, str]:
 @dataclass(frozen=True, slots=True)
 class Sysctl:
     """`path` below /proc/sys (`net/ipv4/conf/eth0/forwarding`), or what is no file: `link/eth0/promisc`, the flag of a link
-    that makes it take frames for any MAC; `link/eth0/tx`, whether checksums of what is sent are left to it; both 0 or 1.
-    `value` without the newline.
+    that makes it take frames for any MAC; `link/eth0/tx`, whether checksums of what is sent are left to it; `link/eth0/gro`,
+    whether it puts segments together; all 0 or 1. `value` without the newline.
 
     `link`: the link of ours that it goes away with, or empty: then the former value is journalled before it is changed,
     and put back when nobody needs ours any more. It cannot be created or deleted, only updated.
@@ -54,8 +58,8 @@ class Sysctl:
         on = "on" if self.value == "1" else "off"
         if setting == "promisc":
             return [["ip", "link", "set", "dev", link, "promisc", on]]
-        if setting == "tx":
-            return [["ethtool", "-K", link, "tx", on]]
+        if setting:
+            return [["ethtool", "-K", link, setting, on]]
         if "=" in self.path:  # a link may be called so; sysctl(8) takes the first for the end of the path
             return [["sh", "-c", f"echo {self.value} > {shlex.quote('/proc/sys/' + self.path)}"]]
         return [["sysctl", "-q", "-w", f"{self.path}={self.value}"]]

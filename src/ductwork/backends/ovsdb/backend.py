@@ -8,14 +8,15 @@ deleted meanwhile behind for ever (3.1).
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ductwork.backends.ovsdb import rows
+from ductwork.backends.ovsdb import guard, rows
 from ductwork.backends.ovsdb.client import SWITCH, TIMEOUT_SECONDS, Client, DatabaseError, Request, default_address
 from ductwork.errors import DuctworkError, MissingToolError
-from ductwork.resources import HOST, Create, Delete, Operation, Outcome, Resource, Update
+from ductwork.resources import HOST, Create, Delete, Operation, Outcome, OvsDeaf, OvsGuard, Resource, Update
 from ductwork.resources.ovs import OvsBridge, OvsPort
 
 _FEW_NAMES = 8
@@ -26,7 +27,7 @@ class OvsdbBackend:
     """Reads and changes OvsBridge and OvsPort. `databases`: addresses beside this machine's own, which is ""; those of the
     resources that are applied are added. `wait_seconds`: how long ovs-vswitchd may take."""
 
-    kinds: frozenset[type] = frozenset({OvsBridge, OvsPort})
+    kinds: frozenset[type] = frozenset({OvsBridge, OvsPort, OvsGuard, OvsDeaf})
 
     def __init__(
         self,
@@ -62,9 +63,17 @@ class OvsdbBackend:
                 continue  # what does not run forwards nothing, and networks that need none of it go on
             found += (bridge for name, bridge in sorted(there.bridges.items()) if links is None or name in links)
             found += (port for _, port in sorted(there.ports.items()))
-        return found
+        return found + guard.read(resource for resource in found if isinstance(resource, OvsBridge))
 
     def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:
+        """Guards after the ports that they are of, as they come."""
+        outcomes: list[Outcome] = []
+        for is_guard, run in itertools.groupby(operations, key=lambda o: isinstance(o.target, OvsGuard | OvsDeaf)):
+            its = list(run)
+            outcomes += guard.apply(its, self._gate) if is_guard else self._change(its)
+        return outcomes
+
+    def _change(self, operations: Sequence[Operation]) -> list[Outcome]:
         grouped: dict[str, list[Operation]] = {}
         for operation in operations:
             self.databases.add(_database(operation))
