@@ -19,8 +19,10 @@ from ductwork.resources import (
     Link,
     NicSpec,
     OvsBridge,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     State,
     Sysctl,
 )
@@ -179,6 +181,10 @@ def needed_features(resource: Resource) -> Iterator[str]:
             yield kind
         case Link(spec=BridgeSpec()):
             yield "vlan_filtering"
+        case Shaper():
+            yield "tbf"
+        case Redirect():
+            yield "mirred"
         case OvsBridge(datapath=datapath, database=database):
             yield f"{OVSDB} {database}"
             if datapath == "system":

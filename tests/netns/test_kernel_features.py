@@ -22,6 +22,13 @@ COMMANDS = {
     "vlan_filtering": "link add name it type bridge vlan_filtering 1",
     "ifb": "link add name it type ifb",
 }
+QUEUEING = {
+    "tbf": ["qdisc add dev lo root tbf rate 1mbit burst 4kb limit 9kb"],
+    "mirred": [
+        "qdisc add dev lo ingress",
+        "filter add dev lo parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev lo",
+    ],
+}
 
 
 @pytest.mark.parametrize("feature", COMMANDS)
@@ -35,12 +42,23 @@ def test_it_is_missing_where_ip_cannot_make_it(
     assert list(missing([feature])) == ([] if made else [feature])
 
 
+@pytest.mark.parametrize("feature", QUEUEING)
+def test_it_is_missing_where_tc_cannot_make_it(
+    feature: str, netns: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ns = netns("host")
+    commands = [["tc", "-n", ns, *command.split()] for command in QUEUEING[feature]]
+    made = all(subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in commands)
+    monkeypatch.setattr(kernel, "_known", {})
+    assert list(missing([feature])) == ([] if made else [feature])
+
+
 def test_open_vswitch_is_there_where_its_module_is() -> None:
     assert (missing(["openvswitch"]) == {}) == Path("/sys/module/openvswitch").exists()
 
 
 def test_all_at_once_and_each_by_itself_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    every = [*COMMANDS, "openvswitch"]
+    every = [*COMMANDS, *QUEUEING, "openvswitch"]
     monkeypatch.setattr(kernel, "_known", {})
     together = missing(every)
     assert all("kernel" in remedy for remedy in together.values())

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from errno import EPERM
 from typing import NamedTuple
 
+from ductwork.backends.netlink import tc
 from ductwork.backends.netlink.wire import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket, attribute, nested, text, u32
 from ductwork.errors import MissingToolError
+from ductwork.resources import HOST, Shaper
 
 _CLONE_NEWNET = 0x40000000
 _RTM_NEWLINK = 16
@@ -51,6 +53,18 @@ _TRIALS = {
     ),
     "ifb": _Trial("ifb", "this kernel has no ifb: `modprobe ifb`, or one with CONFIG_IFB"),
 }
+_LOOPBACK = 1
+_QUEUEING = {
+    "tbf": (
+        "this kernel has no token buckets: `modprobe sch_tbf`, or one with CONFIG_NET_SCH_TBF",
+        (tc.new_shaper(Shaper(HOST, "lo", 8_000, 4096), _LOOPBACK),),
+    ),
+    "mirred": (
+        "this kernel cannot redirect what comes in: `modprobe -a sch_ingress cls_u32 act_mirred`, or one with "
+        "CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED",
+        (tc.new_ingress(_LOOPBACK), tc.new_redirect(_LOOPBACK, _LOOPBACK)),
+    ),
+}
 _OPEN_VSWITCH = "this kernel has no Open vSwitch: `modprobe openvswitch`, or write `datapath: netdev`"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,16 +73,18 @@ _known: dict[str, bool] = {}
 
 def missing(features: Iterable[str]) -> dict[str, str]:
     """Feature → what to do, of those that this kernel has not: `vlan`, `macvlan`, `ipvlan`, `vlan_filtering`, `ifb`,
-    `openvswitch`. Each is tried once in a process's life. Errors: `MissingToolError` without root."""
+    `tbf`, `mirred`, `openvswitch`. Each is tried once in a process's life. Errors: `MissingToolError` without root."""
     wanted = list(dict.fromkeys(features))
     untried = [feature for feature in wanted if feature not in _known]
     if untried:
         _known.update(_in_scratch_namespace(lambda: _tried(untried)))
-    return {
-        feature: _OPEN_VSWITCH if feature == "openvswitch" else _TRIALS[feature].remedy
-        for feature in wanted
-        if not _known[feature]
-    }
+    return {feature: _remedy(feature) for feature in wanted if not _known[feature]}
+
+
+def _remedy(feature: str) -> str:
+    if feature == "openvswitch":
+        return _OPEN_VSWITCH
+    return _QUEUEING[feature][0] if feature in _QUEUEING else _TRIALS[feature].remedy
 
 
 def _in_scratch_namespace(work: Callable[[], dict[str, bool]]) -> dict[str, bool]:
@@ -96,10 +112,15 @@ def _in_scratch_namespace(work: Callable[[], dict[str, bool]]) -> dict[str, bool
 
 def _tried(features: Iterable[str]) -> dict[str, bool]:
     with NetlinkSocket() as route:
-        return {
-            feature: _has_open_vswitch() if feature == "openvswitch" else _can_be_made(_TRIALS[feature], number, route)
-            for number, feature in enumerate(features)
-        }
+        return {feature: _can(feature, number, route) for number, feature in enumerate(features)}
+
+
+def _can(feature: str, number: int, route: NetlinkSocket) -> bool:
+    if feature == "openvswitch":
+        return _has_open_vswitch()
+    if feature in _QUEUEING:
+        return not any(answer.code for answer in route.execute(_QUEUEING[feature][1]))
+    return _can_be_made(_TRIALS[feature], number, route)
 
 
 def _can_be_made(trial: _Trial, number: int, route: NetlinkSocket) -> bool:
