@@ -11,7 +11,6 @@ HEART: dict[str, str] = {
     f"{_N}/test_sysctl.py": "files of /proc/sys that 6.1 has, and those that it has not",
     f"{_N}/test_kernel_features.py": "what this kernel is said to have",
     f"{_N}/test_nftables.py::test_what_is_applied_is_read_back": "the packet filter of 6.1 takes our rules",
-    f"{_N}/test_nftables.py::test_printed_commands_do_the_same": "and nft's",
     f"{_N}/test_kernel_model.py::test_predicted_and_real_are_the_same[0]": "what this kernel does by itself is predicted",
     f"{_N}/test_engine.py::test_the_command_does_the_same_twice_and_takes_it_back": "the whole, as a person would call it",
     f"{_N}/test_engine.py::test_all_is_as_before": "destroy and undo, beside a default route that is parked",
