@@ -16,10 +16,13 @@ from conftest import ping, sh, until
 from host import World, build_world, same, snapshot
 from lan import Lan, streams
 from ovs_host import OvsHost
+from test_antispoof import NOBODY_MAC, Villain, dishonest, honest, mac_of
 from test_crash import dies
+from test_ovs_datapath import arrives
 
 from ductwork.engine import AttachRequest
 from ductwork.errors import DuctworkError
+from ductwork.services.antispoof import link_local
 
 pytestmark = pytest.mark.netns
 
@@ -32,6 +35,15 @@ attachments:
   - {container: "netns:<two>", network: v100, address: 192.168.1.2}
   - {container: "netns:<three>", network: v200, address: 192.168.1.3}
   - {container: "netns:<four>", network: v200, address: 192.168.1.4}
+"""
+
+
+OWN_ADDRESSES = """
+networks:
+  plain: {driver: ovs, datapath: netdev, ovsdb: "<db>", subnets: [10.1.1.0/24, "fd00:1::/64"]}
+attachments:
+  - {container: "netns:<one>", network: plain, address: [10.1.1.2, "fd00:1::2"]}
+  - {container: "netns:<two>", network: plain, address: [10.1.1.3, "fd00:1::3"]}
 """
 
 
@@ -91,7 +103,7 @@ def test_two_hosts(switched: Switched, netns: Callable[[str], str], tmp_path: Pa
     sh(far.host, "ip", "address", "add", "10.9.9.3/24", "dev", "eth0")
     near.settle(switched.site())
     with OvsHost(far.host, tmp_path / "far-ovs") as ovs:
-        other = Switched(far, ovs, lan).site(VLANS[: VLANS.index("attachments:")])
+        other = type(switched)(far, ovs, lan).site(VLANS[: VLANS.index("attachments:")])
         far.settle(
             other
             + """attachments:
@@ -176,6 +188,23 @@ def test_no_switch_runs(switched: Switched) -> None:
         switched.world.apply(switched.site())
     assert caught.value.hint
     same({"host": before}, {"host": snapshot(switched.world.host)})
+
+
+def test_what_is_not_its_own_is_neither_forwarded_nor_learnt(switched: Switched) -> None:
+    """The same frames as on a Linux bridge (test_antispoof.py); flows that somebody removes are made again."""
+    world = switched.world
+    world.settle(switched.site(OWN_ADDRESSES))
+    mac = mac_of(world.names["one"])
+    it = Villain(None, mac, mac_of(world.names["two"]), str(link_local(mac)))  # type: ignore[arg-type]
+    bad = {what: frame for what, frame in dishonest(it) if what != "own NA behind a header"}
+    good = honest(it)
+    for _ in range(2):
+        assert arrives(good | bad, world.names["one"], world.names["two"], good.keys().__le__) == good.keys()
+        assert NOBODY_MAC not in switched.ovs.appctl("fdb/show", "ovs0")
+        switched.ovs.ofctl("del-flows", "ovs0", "cookie=0x6477000000000000/0xffff000000000000")
+        world.settle(switched.site(OWN_ADDRESSES))
+    world.settle(switched.site(OWN_ADDRESSES.replace('::2"]', '::2"], spoofing: allow')))
+    assert arrives(bad, world.names["one"], world.names["two"], bad.keys().__le__) == bad.keys()
 
 
 @contextmanager
