@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -94,7 +95,7 @@ def described(resource: Resource) -> str:
         case Link():
             return f"link {resource.name}: {resource.kind or 'nic'} {resource.mac}, mtu {resource.mtu_bytes}"
         case Shaper():
-            return f"limit of {resource.bits_per_second} bit/s for what leaves by {resource.link}"
+            return f"limit of {_rate(resource.bits_per_second)} for what leaves by {resource.link}"
         case Redirect():
             return f"detour of what comes in by {resource.link}, through {resource.to}"
         case Port():
@@ -130,11 +131,32 @@ def described(resource: Resource) -> str:
         case NftTable():
             return f"nft table {resource.family} {resource.name}"
         case NftElement():
-            value = f" to {resource.value}" if resource.value else ""
-            return f"nft {resource.set_name}: {' on '.join(resource.parts)}{value}"
+            return _element(resource)
         case IptablesRule():
             return f"{resource.program} rule in DOCKER-USER: accept what ductwork's table has marked"
     return str(resource.key)
+
+
+def _element(element: NftElement) -> str:
+    match element.set_name, element.parts:
+        case "checked", (port,):
+            return f"nft checked: {port} sends nothing but what is its own"
+        case "own_mac", (port, mac):
+            return f"nft own_mac: {port} has {mac}"
+        case "own4", (port, _, address):
+            return f"nft own4: {port} has {address}"
+        case "own6", (port, _, number):
+            return f"nft own6: {port} has {IPv6Address(int(number, 16))}"
+    value = f" to {element.value}" if element.value else ""
+    return f"nft {element.set_name}: {' on '.join(element.parts)}{value}"
+
+
+def _rate(bits_per_second: int) -> str:
+    """As the site file has it."""
+    for unit, size in (("gbit", 10**9), ("mbit", 10**6), ("kbit", 10**3)):
+        if bits_per_second % size == 0:
+            return f"{bits_per_second // size}{unit}"
+    return f"{bits_per_second}bit"
 
 
 def as_commands(operations: Iterable[Operation], place: Callable[[str], str]) -> Iterator[str]:
