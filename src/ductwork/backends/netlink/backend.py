@@ -96,7 +96,7 @@ class NetlinkBackend:
             if own and link.kind == "bridge":
                 link = replace(link, spec=decode_link.own_vlans(own))  # noqa: PLW2901
             found.append(decode_link.named(link, names) if _has_parent(link) else link)
-            if link.master_index:
+            if decode_link.is_port(told):
                 bridge = names.get(link.master_index, f"#{link.master_index}")
                 found.append(decode_link.port(link, bridge, told, own))
         if wanted is not None:

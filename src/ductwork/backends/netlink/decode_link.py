@@ -47,7 +47,7 @@ _IPVLAN_NAMES = {number: name for name, number in IPVLAN_MODES.items()}
 _DEVCONF = {"accept_ra": 3, "autoconf": 5, "disable_ipv6": 26}
 """What attachments set, by its place in include/uapi/linux/ipv6.h."""
 _IFLA_LINK_NETNSID = 37
-_INFO_SLAVE_DATA = 5
+_INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
 _VLAN_FILTERING = 7
 """IFLA_BR_VLAN_FILTERING."""
 _VLANDB_ENTRY = 1
@@ -187,6 +187,11 @@ def sysctls(read: Link, found: Attributes) -> list[Sysctl]:
         for parameter, at in _DEVCONF.items()
         if len(values) >= 4 * at + 4
     ]
+
+
+def is_port(found: Attributes) -> bool:
+    """Whether a link's master is a bridge, and no bond, VRF or data path of Open vSwitch (`ovs-system`)."""
+    return string(find(found.get(18, b""), _INFO_SLAVE_KIND) or b"") == "bridge"
 
 
 def port(member: Link, bridge: str, found: Attributes, vlans: PortVlans | None) -> Port:
