@@ -168,6 +168,7 @@ AWAY_FROM_IT = topology(site([f"lan: {BRIDGE}, host_addresses: {{beta: 192.168.1
 ACCESS = macvlan(more=", host_access: {alpha: 192.168.1.20, beta: 192.168.1.21}")
 ISOLATED = topology(site([f"lan: {BRIDGE}, isolated: true"], TWO))
 SAME_SUBNET = topology(site(VLANS, TAGGED, hosts=AWAY))
+UNTAGGED_HOSTS = topology(site(VLANS, TAGGED))
 NO_802_1Q = topology(site(VLANS, TAGGED, hosts=AWAY), vlans=False)
 NO_GATEWAY = topology(site(["lan: driver: bridge, uplink: eth0, subnet: 192.168.1.0/24"], TWO))
 TWO_LANS = topology(
@@ -255,6 +256,8 @@ TABLE: list[tuple[str, Topology, str, str, bool | None]] = [
     ("VLAN: in", SAME_SUBNET, "outside", "192.168.1.3", True),
     ("VLAN: its own host", SAME_SUBNET, "one", "10.99.0.1", False),
     ("VLAN: from its own host", SAME_SUBNET, "alpha", "192.168.1.1", False),
+    ("VLAN: its host, in that subnet but untagged", UNTAGGED_HOSTS, "one", "192.168.1.10", False),
+    ("VLAN: from its host, in that subnet but untagged", UNTAGGED_HOSTS, "alpha", "192.168.1.1", False),
     ("no 802.1q: out", NO_802_1Q, "one", OUTSIDE, None),
     ("no 802.1q: in", NO_802_1Q, "outside", "192.168.1.1", None),
     ("no 802.1q: same VLAN", NO_802_1Q, "one", "192.168.1.2", True),
