@@ -46,7 +46,8 @@ class Observation:
 class Goal(Protocol):
     """`title`: for the journal. `links`: the host's links to look at, None for all that there is. `needs`: under which name
     the goal's needs of foreign sysctls are kept, "" if it has none; "*" stands for everybody's. `nics`: those that it is about;
-    `databases`: of Open vSwitch, beside the machine's own.
+    `databases`: of Open vSwitch, beside the machine's own; `thorough`: whether to look for what we have in containers although
+    we believe to know.
     `vigilance`: how much to look out for others who have its addresses. `elements`: where `links` is given, the elements of the
     packet filter to look for; elsewhere all are read."""
 
@@ -60,6 +61,8 @@ class Goal(Protocol):
     def nics(self) -> Sequence[str]: ...
     @property
     def databases(self) -> frozenset[str]: ...
+    @property
+    def thorough(self) -> bool: ...
     @property
     def vigilance(self) -> Vigilance: ...
     def containers(self, host: Iterable[Resource]) -> list[str]: ...
@@ -120,6 +123,7 @@ class ApplySite:
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
     vigilance: Vigilance = NOT_VIGILANT
     links: frozenset[str] | None = None
+    thorough: bool = False
 
     @property
     def title(self) -> str:
@@ -171,6 +175,7 @@ class DestroySite:
     links: frozenset[str] | None = None
     nics: Sequence[str] = ()
     databases: frozenset[str] = frozenset()
+    thorough: bool = True
 
     @property
     def title(self) -> str:
@@ -210,6 +215,7 @@ class Attach:
     needs: str = ""
     nics: Sequence[str] = ()
     databases: frozenset[str] = frozenset()
+    thorough: bool = False
 
     @property
     def links(self) -> frozenset[str] | None:
@@ -259,6 +265,7 @@ class Detach:
     needs: str = ""
     nics: Sequence[str] = ()
     databases: frozenset[str] = frozenset()
+    thorough: bool = False
 
     @property
     def title(self) -> str:
@@ -291,6 +298,7 @@ class Restore:
     needs: str = ""
     nics: Sequence[str] = ()
     databases: frozenset[str] = frozenset()
+    thorough: bool = False
 
     def containers(self, host: Iterable[Resource]) -> list[str]:
         named = {resource.owner.container for resource in self.before.values() if resource and resource.owner}

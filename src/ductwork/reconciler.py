@@ -397,7 +397,7 @@ class Reconciler:
         if goal.links is not None:
             return frozenset()
         known = self._journal.guests()
-        return self._system.machine.guests() if known is None else known
+        return (known or frozenset()) | self._system.machine.guests() if known is None or goal.thorough else known
 
     def _nics(self, goal: Goal, facts: Facts) -> dict[str, NicFacts]:
         """A closer look at those that are not ours yet."""
