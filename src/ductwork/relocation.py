@@ -100,7 +100,9 @@ def facts_after(known: Facts, wanted: Mapping[str, str], given_up: Mapping[str, 
 
 
 def _relocated(resource: OnLink, moved: Mapping[str, str]) -> OnLink:
-    return replace(resource, link=moved[resource.link]) if not resource.owner and resource.link in moved else resource
+    """A route that cannot be carried stays, for the driver to see."""
+    stays = isinstance(resource, Route) and not resource.carried
+    return resource if stays or resource.owner or resource.link not in moved else replace(resource, link=moved[resource.link])
 
 
 def _subnet(address: Address) -> IPNetwork:

@@ -213,6 +213,7 @@ def test_the_uplink_is_given_back_when_the_file_no_longer_has_it(world: World) -
         (["link add name br9 type bridge", "link set dev eth0 master br9"], "port of another bridge"),
         (["link add link eth0 name up type macvlan mode bridge"], "on top of eth0"),
         (["route add 10.30.0.0/16 nexthop via 192.168.1.7 dev eth0 nexthop via 192.168.1.8 dev eth0"], "cannot be moved"),
+        (["route add 10.30.0.0/16 dev eth0 congctl reno"], "cannot be moved"),
         (["address change 10.8.0.1/24 dev eth0 valid_lft 3000 preferred_lft 2000"], "by DHCP"),
         (["link set dev eth0 name wan0"], "no NIC eth0"),
     ],
