@@ -53,9 +53,9 @@ def two_bridges(nat: str = "masquerade", other_host: str = "alpha", other_nat: s
     return site([one, two], [plug("web", "alpha", one, "10.1.1.2"), plug("db", other_host, two, "10.1.2.2")])
 
 
-def vxlan(nat: str = "masquerade", host_addresses: str = "alpha beta", subnets: str = "10.1.1.0/24") -> Site:
+def vxlan(nat: str = "masquerade", host_addresses: str = "alpha beta", subnets: str = "10.1.1.0/24", **more: object) -> Site:
     own = {"alpha": (ip_address("10.1.1.251"),), "beta": (ip_address("10.1.1.252"),)}
-    pods = network("pods", subnets, nat, host_addresses={h: own[h] for h in host_addresses.split()})
+    pods = network("pods", subnets, nat, host_addresses={h: own[h] for h in host_addresses.split()}, **more)
     return site([pods], [plug("web", "alpha", pods, "10.1.1.2"), plug("db", "beta", pods, "10.1.1.3")])
 
 
@@ -131,6 +131,15 @@ TABLE: list[tuple[str, Site, str, str, bool | None]] = [
     ("internal: out", one_bridge("none", internal=True), "web", OUTSIDE, False),
     ("internal: in", one_bridge("none", internal=True), "outside", "10.1.1.2", False),
     ("internal: own host", one_bridge("none", internal=True), "alpha", "10.1.1.2", False),
+    ("isolated: among themselves", one_bridge("none", isolated=True), "web", "10.1.1.3", False),
+    ("isolated: the gateway", one_bridge("none", isolated=True), "web", "10.1.1.1", True),
+    ("isolated: own host to it", one_bridge("none", isolated=True), "alpha", "10.1.1.2", True),
+    ("isolated: out", one_bridge("none", isolated=True), "web", OUTSIDE, True),
+    ("isolated VXLAN: among themselves", vxlan(isolated=True), "web", "10.1.1.3", False),
+    ("isolated VXLAN: own host's own address", vxlan(isolated=True), "web", "10.1.1.251", True),
+    ("isolated VXLAN: another host's", vxlan(isolated=True), "web", "10.1.1.252", False),
+    ("isolated VXLAN: from another host", vxlan(isolated=True), "beta", "10.1.1.2", False),
+    ("isolated VXLAN: from its own host", vxlan(isolated=True), "alpha", "10.1.1.2", True),
     ("hosts", one_bridge("none"), "alpha", BETA, True),
     ("host to outside", one_bridge("none"), "alpha", OUTSIDE, True),
     ("outside to host", one_bridge("none"), "outside", ALPHA, True),

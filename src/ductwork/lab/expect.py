@@ -162,7 +162,7 @@ class _Rules:
         if way.kind == "link" and way.network.external:
             return self._on_lan(source, way.network, target)
         if way.kind == "link":
-            return self._on_link(way.network, target)
+            return self._on_link(source, way.network, target)
         if way.network.external:
             return self._out_of_lan(source, way, target)
         if target.network and target.network.external:
@@ -176,12 +176,12 @@ class _Rules:
         entering = self._enters(source, target, target.network)
         return entering if entering is None or not entering.expected else self._leaving(way.network, target)
 
-    def _on_link(self, network: Network, target: _Target) -> Verdict | None:
+    def _on_link(self, source: Endpoint, network: Network, target: _Target) -> Verdict | None:
         if target.network is None:
             return None
         if target.network.name != network.name:
             return Verdict(False, "networks do not reach each other, even where their subnets are the same")
-        if target.endpoint.container and network.isolated:
+        if network.isolated and (target.endpoint.container or target.endpoint.host != source.host):
             return Verdict(False, "isolated: containers reach the gateway alone")
         if target.endpoint.container:
             return Verdict(True, "containers of one network reach each other, on whatever hosts")
@@ -392,6 +392,8 @@ class _Rules:
                 return Verdict(True, "containers and their own host reach each other where it has an address")
             return Verdict(False, "the host has no address in the network")
         if source.host in self._on[network.name]:
+            if network.isolated:
+                return Verdict(False, "isolated: containers are reached by their own host alone")
             if self._own_addresses(network, source.host, version):
                 return Verdict(True, "the host has an address of its own in the network: it reaches all of it")
             return Verdict(False, "to reach containers of other hosts, a host needs one of the `host_addresses`")
