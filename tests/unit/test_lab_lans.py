@@ -9,7 +9,9 @@ import pytest
 from ductwork.errors import UsageError
 from ductwork.lab.expect import Pair, expectations
 from ductwork.lab.lans import Segment
+from ductwork.lab.runtime import runtimes
 from ductwork.lab.topology import Topology, topology
+from ductwork.runtimes.resolver import Resolver
 from ductwork.site.load import load_text
 from ductwork.site.model import Site
 
@@ -154,6 +156,13 @@ def test_without_802_1q_they_are_left_out() -> None:
 def test_ipvlan_without_layer_2_has_no_lan() -> None:
     found = topology(site(["l3: driver: ipvlan, parent: eth0, mode: l3, subnet: 10.7.0.0/24"], "alpha/web l3 10.7.0.1"))
     assert (found.segments, found.lans, found.router.legs) == ({}, (), ())
+
+
+def test_containers_of_other_files_are_not_running() -> None:
+    """The engine asks for them where it has found their marks on this machine."""
+    resolver = Resolver(runtimes(topology(site([f"lan: {BRIDGE}"], "alpha/docker:web lan 192.168.1.150")), "alpha"))
+    found = resolver.resolve(["docker:web", "docker:db", "netns:web", "podman:web", "pid:1"])
+    assert {name for name, sandbox in found.items() if sandbox} == {"docker:web"}
 
 
 # Who reaches whom.

@@ -324,7 +324,8 @@ class _Rules:
         if self._is_in(source.host, network, target.address):
             return Verdict(True, "a host reaches the containers of a LAN that it has an address on")
         back = self._way(target.endpoint, self._underlay(source, version))
-        if self._lab.is_gateway(network.name, version) and back not in (_NOWHERE, _Way("gateway", network)):
+        known = (_NOWHERE, _Way("gateway", network), _Way("link", network))
+        if self._lab.is_gateway(network.name, version) and back not in known:
             return None
         return Verdict(False, "the host has no address in the network")
 
