@@ -202,14 +202,13 @@ class Link:
 
     def _own_vlans(self, before: BridgeSpec | None = None) -> list[Argv]:
         """The VLANs that the bridge itself takes part in, other than those it had or was born with."""
-        if not isinstance(self.spec, BridgeSpec):
-            return []
+        want = self.spec if isinstance(self.spec, BridgeSpec) else BridgeSpec()
         had = before or BridgeSpec()
-        commands = [_vlan("add", self.name, vid) for vid in self.spec.tagged if vid not in had.tagged]
-        commands += [_vlan("del", self.name, vid) for vid in had.tagged if vid not in self.spec.tagged]
-        if self.spec.native and not had.native:
+        commands = [_vlan("add", self.name, vid) for vid in want.tagged if vid not in had.tagged]
+        commands += [_vlan("del", self.name, vid) for vid in had.tagged if vid not in want.tagged]
+        if want.native and not had.native:
             commands.append([*_vlan("add", self.name, NATIVE_VLAN), "pvid", "untagged"])
-        elif had.native and not self.spec.native:
+        elif had.native and not want.native:
             commands.append(_vlan("del", self.name, NATIVE_VLAN))
         return commands
 

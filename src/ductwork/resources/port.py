@@ -64,10 +64,8 @@ class Port:
         return [*self._vlan_argv(before.vlans or PortVlans()), *isolated]
 
     def _vlan_argv(self, had: PortVlans) -> list[Argv]:
-        """From the VLANs it had, or was born with, to its own."""
-        want = self.vlans
-        if want is None:
-            return []
+        """From the VLANs it had, or was born with, to its own; a bridge that ceases to look at them remembers none."""
+        want = self.vlans or PortVlans()
         gone = {vid for vid in (had.access, *had.tagged) if vid} - {vid for vid in (want.access, *want.tagged) if vid}
         commands = [_vlan("del", self.link, vid) for vid in sorted(gone)]
         if want.access and want.access != had.access:
