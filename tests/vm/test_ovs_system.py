@@ -1,0 +1,54 @@
+"""Networks on Open vSwitch with the kernel's data path (`datapath: system`): the tests of tests/netns/test_ovs.py, on it."""
+
+from __future__ import annotations
+
+import pytest
+import test_ovs
+from conftest import ping, sh, until
+from host import same, snapshot
+from lan import streams
+from test_crash import dies
+from test_ovs import Switched as SwitchedInUserSpace
+from test_ovs import test_two_hosts, test_vlans_of_one_switch_and_its_uplink
+
+__all__ = ["test_two_hosts", "test_vlans_of_one_switch_and_its_uplink"]
+
+pytestmark = pytest.mark.netns
+
+
+class Switched(SwitchedInUserSpace):
+    """Where a site says `netdev`, `system` is meant."""
+
+    def site(self, text: str = test_ovs.VLANS) -> str:
+        return super().site(text.replace("datapath: netdev", "datapath: system"))
+
+
+@pytest.fixture
+def switched(in_user_space: SwitchedInUserSpace) -> Switched:
+    return Switched(in_user_space.world, in_user_space.ovs, in_user_space.lan)
+
+
+in_user_space = test_ovs.switched
+STEP = 4
+
+
+def test_killed_at_every_fourth_send(switched: Switched) -> None:
+    world = switched.world
+    before = snapshot(world.host)
+    site = world.site(switched.site())
+    moment = 2
+    with streams(world.host, world.names["other"], "10.9.9.2") as found:
+        while dies(world, moment, lambda engine: engine.apply(site, "")):
+            assert until(lambda: ping(world.names["other"], "10.9.9.2"), 10), f"unreachable after death {moment}"
+            if moment % 8 == 2:
+                world.settle(switched.site())
+            world.destroy()
+            assert switched.ovs.vsctl("list-br").split() == []
+            moment += STEP
+        with streams(world.names["one"], world.names["two"], "192.168.1.1") as between:
+            assert world.ping("three", "192.168.1.4")
+        world.destroy()
+    assert moment > 4
+    assert [each.error for each in (*found, *between)] == ["", ""]
+    assert until(lambda: "tentative" not in sh(world.host, "ip", "address"))
+    same({"host": before}, {"host": snapshot(world.host)})
