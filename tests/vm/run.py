@@ -38,6 +38,7 @@ class Run:
         self.folder = Path(tempfile.mkdtemp(prefix="ductwork-vm-"))
         self._command = ["env", "CI=true", "PYTHONPATH=tests/vm", *PYTEST, "-p", "claims", "-vv", "-rs", *arguments]
         self._shown: dict[Path, int] = {}
+        self._to_look_at = False
 
     def one_more(self) -> None:
         self.wanted += 1
@@ -70,16 +71,16 @@ class Run:
         found = []
         for number, machine in enumerate(self.machines, 1):
             if (status := machine.status()) is None:
+                self._to_look_at = True
                 found += [machine.last_words(), f"machine {number} did not come up, died, or was silent: see {self.folder}"]
             elif status:
                 found.append(f"pytest ended with {status} on machine {number}")
         return found or forgotten(self.folder)
 
     def end(self) -> None:
-        """Leaves a folder only where somebody has to look why a machine died."""
         for machine in self.machines:
             machine.kill()
-        if all(machine.status() is not None for machine in self.machines):
+        if not self._to_look_at:
             shutil.rmtree(self.folder)
 
 
