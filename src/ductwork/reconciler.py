@@ -397,7 +397,17 @@ class Reconciler:
         if goal.links is not None:
             return frozenset()
         known = self._journal.guests()
-        return (known or frozenset()) | self._system.machine.guests() if known is None or goal.thorough else known
+        if known is not None and not goal.thorough:
+            return known
+        return (known or frozenset()) | {name for name in self._system.machine.guests() if self._can_be_asked_for(name)}
+
+    def _can_be_asked_for(self, name: str) -> bool:
+        """A mark in somebody's namespace may name anything."""
+        try:
+            self._resolver.resolve([name])
+        except ContainerError:
+            return False
+        return True
 
     def _nics(self, goal: Goal, facts: Facts) -> dict[str, NicFacts]:
         """A closer look at those that are not ours yet."""
