@@ -140,6 +140,21 @@ def test_containers_that_start_anew_and_one_by_hand(switched: Switched) -> None:
     same({"host": before}, {"host": snapshot(world.host)})
 
 
+def test_the_printed_commands(switched: Switched) -> None:
+    """Typed, they lead to where `apply` leads: it finds nothing to do."""
+    world = switched.world
+    file = world.write(switched.site())
+    lines = world.cli("plan", file, "--format", "commands").out
+    argv = ["ip", "netns", "exec", world.host, "sh", "-e"]
+    done = subprocess.run(argv, input=lines, env=switched.ovs.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert world.ping("one", "192.168.1.2") and not world.ping("one", "192.168.1.3")
+    assert world.cli("plan", file).out == ""
+    world.cli("apply", file)  # remembers where the database is, which the commands did not
+    world.cli("destroy", file)
+    assert switched.ovs.vsctl("list-br").split() == []
+
+
 def test_killed_at_each_send(switched: Switched) -> None:
     world = switched.world
     before = snapshot(world.host)
