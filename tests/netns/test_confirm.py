@@ -497,7 +497,7 @@ def test_a_guard_stands_nowhere_else(host: Guarded) -> None:
 
 
 def test_how_systemd_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not tried: systemd is not what runs the machines of these tests."""
+    """tests/vm/test_guard_service.py tries it."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///x")
     monkeypatch.setenv("SECRET", "x")
     argv = guard.systemd_argv(["python", "-m", "ductwork.guard", "/run/d/1", "token", "/s"], "token", "/lib")
