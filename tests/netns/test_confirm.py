@@ -21,9 +21,10 @@ from host import World, build_world, same
 from test_crash import dies
 
 from ductwork import guard
-from ductwork.confirmation import Guard, now
+from ductwork.confirmation import Guard, is_due, now
 from ductwork.engine import AttachRequest, Engine
 from ductwork.errors import ApplyError, AwaitingError, DuctworkError, NothingToConfirmError, NothingToUndoError
+from ductwork.journal import Awaiting
 from ductwork.reconciler import Report
 
 pytestmark = pytest.mark.netns
@@ -276,6 +277,31 @@ def test_a_guard_that_is_gone_is_told(host: Guarded) -> None:
         host.world.apply(SITE)
     host.confirm()
     assert not host.world.apply(SITE).operations
+
+
+def test_whether_it_is_due_is_asked_under_the_lock(host: Guarded) -> None:
+    """The guard may have waited for `apply`, which gave it more time."""
+    host.apply(SITE)
+    before = host.world.snapshot()
+    assert host.world.engine(lambda engine: engine.take_back(lambda _: False)) is None
+    same(before, host.world.snapshot())
+    assert host.waits()
+
+
+def test_a_process_that_nobody_has_waited_for_has_ended(host: Guarded) -> None:
+    """Whoever started `apply` may be busy."""
+    child = os.fork()
+    if not child:
+        signal.pause()
+        os._exit(0)
+    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    awaiting = Awaiting("", "apply office", "root", LONG, now() + LONG, child, int(fields[19]))
+    assert not is_due(awaiting)
+    os.kill(child, signal.SIGKILL)
+    assert until(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    assert is_due(awaiting)
+    os.waitpid(child, 0)
+    assert is_due(awaiting)
 
 
 def test_undo_does_not_wait(host: Guarded) -> None:
