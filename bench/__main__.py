@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from bench import ours, peers, scale
+from bench import drivers, ours, peers, scale, stages, traffic
 from bench.hosts import namespaces, run, seclude
 from bench.measure import ROW, Contender, Figure, Table, attaches, in_a_row, take_turns
 
@@ -24,6 +24,7 @@ PLUGIN = "CNI bridge + host-local"
 MASQUERADING = "… with ipMasq"
 PROMISED_SHARE = 0.2
 ENGINE = "ductwork, engine"
+TABLES = ("attach", "drivers", "traffic", "start-up", "scale")
 
 
 def main() -> int:
@@ -54,19 +55,25 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/bench", description="ductwork beside its peers, measured in one run.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
-        "--rounds", type=int, default=12, metavar="N", help="turns of each contender, of three attaches (default: 12)"
+        "--rounds", type=int, default=12, metavar="N", help="turns of each: three attaches, or one of traffic (default: 12)"
     )
     parser.add_argument("--sizes", default="10,100,1000", metavar="LIST", help="attachments in a site file")
-    parser.add_argument("--only", choices=("attach", "start-up", "scale"), action="append", help="these tables alone")
+    parser.add_argument("--only", choices=TABLES, action="append", help="these tables alone")
     parser.add_argument("--no-docker", action="store_true", help="leave Docker out")
     parser.add_argument("--strict", action="store_true", help="exit with 3 where a target is missed")
     return parser.parse_args()
 
 
 def _tables(options: argparse.Namespace) -> Iterator[Table]:
-    wanted = options.only or ["attach", "start-up", "scale"]
+    wanted = options.only or TABLES
     if "attach" in wanted:
         yield from attach_one(options.rounds, docker=not options.no_docker)
+    if {"drivers", "traffic"} & set(wanted):
+        kinds = stages.possible(lambda why: print(f"bench: {why}", file=sys.stderr))
+        if "drivers" in wanted:
+            yield drivers.table([kind for kind in kinds if not kind.unfiltered], options.rounds)
+        if "traffic" in wanted:
+            yield from traffic.tables(kinds, options.rounds)
     if "start-up" in wanted:
         yield scale.start_up()
     if "scale" in wanted:

@@ -22,13 +22,15 @@ ROW = 40
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row: `samples` in `unit`; `target` is what we promise it stays under, None where we promise nothing."""
+    """One row: `samples` in `unit`; `target` is what we promise it stays under (`at_least`: over), None where we promise
+    nothing."""
 
     subject: str
     samples: tuple[float, ...]
     unit: str = "ms"
     target: float | None = None
     note: str = ""
+    at_least: bool = False
 
     @property
     def median(self) -> float:
@@ -36,7 +38,9 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        return None if self.target is None else self.median <= self.target
+        if self.target is None:
+            return None
+        return self.median >= self.target if self.at_least else self.median <= self.target
 
     def as_json(self) -> dict[str, object]:
         """For programs; times in `unit`."""
@@ -48,6 +52,7 @@ class Figure:
             "max": round(max(self.samples), 3),
             "samples": len(self.samples),
             "target": self.target,
+            "at_least": self.at_least,
             "met": self.met,
             "note": self.note,
         }
