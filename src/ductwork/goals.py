@@ -311,7 +311,7 @@ class Restore:
         """Containers that are gone, or have started anew, have nothing to go back to."""
         cookies = {name: known.cookie for name, known in observation.facts.containers.items()}
         parked = [r.unpark() for r in self.before.values() if isinstance(r, Route) and r.is_parked]
-        return {
+        found = {
             key: _as_it_was_made(resource, displaces=observation.state.get(key) in parked)
             for key, resource in self.before.items()
             if resource is not None
@@ -320,6 +320,8 @@ class Restore:
                 resource.owner and resource.owner.container and cookies.get(resource.owner.container) != resource.owner.cookie
             )
         }
+        there = {**observation.state, **found}
+        return {key: r for key, r in found.items() if not (isinstance(r, NftElement) and antispoof.is_orphan(r, there))}
 
     def mine(self, resource: Resource, observed: State) -> bool:
         return resource.key in self.before and resource.owner is not None

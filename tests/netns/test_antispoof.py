@@ -325,6 +325,17 @@ def test_a_dead_one_leaves_with_its_site(world: World) -> None:
     same(before, world.snapshot())
 
 
+def test_undo_brings_nothing_of_a_dead_one_back(world: World) -> None:
+    world.settle(SITE)
+    world.settle(ELSEWHERE)
+    world.kill("web")
+    assert until(lambda: port(world, "web") not in sh(world.host, "ip", "link"))
+    world.engine(lambda engine: engine.undo())
+    assert "10.1.1.2" not in sh(world.host, "nft", "list", "set", "bridge", "ductwork", "own4")
+    world.settle(SITE)
+    assert elements(world) == {port(world, "db")}
+
+
 def test_by_hand_where_the_filter_is_gone(world: World) -> None:
     """Nothing is plugged in unchecked."""
     world.settle(SITE)
