@@ -545,7 +545,8 @@ def _refuse_conflicts(found: Plan) -> None:
 
 def _in_the_way(wanted: Resource, found: Resource) -> str:
     owner = found.owner
-    whose = f"belongs to {owner.origin} {owner.site}, network {owner.network}" if owner and owner.site else "is not ductwork's"
+    network = f", network {owner.network}" if owner and owner.network else ""
+    whose = f"belongs to {owner.origin} {owner.site}{network}" if owner and owner.site else "is not ductwork's"
     return f"{found.key} is in the way: it exists and {whose}"
 
 
