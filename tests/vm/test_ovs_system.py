@@ -29,10 +29,10 @@ def switched(in_user_space: SwitchedInUserSpace) -> Switched:
 
 
 in_user_space = test_ovs.switched
-STEP = 4
+STEP = 9
 
 
-def test_killed_at_every_fourth_send(switched: Switched) -> None:
+def test_killed_at_every_ninth_send(switched: Switched) -> None:
     world = switched.world
     before = snapshot(world.host)
     site = world.site(switched.site())
@@ -40,7 +40,7 @@ def test_killed_at_every_fourth_send(switched: Switched) -> None:
     with streams(world.host, world.names["other"], "10.9.9.2") as found:
         while dies(world, moment, lambda engine: engine.apply(site, "")):
             assert until(lambda: ping(world.names["other"], "10.9.9.2"), 10), f"unreachable after death {moment}"
-            if moment % 8 == 2:
+            if moment % 2:
                 world.settle(switched.site())
             world.destroy()
             assert switched.ovs.vsctl("list-br").split() == []

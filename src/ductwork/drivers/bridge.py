@@ -81,7 +81,8 @@ class BridgeDriver:
         sharing = [other for other in _sharing(network, view) if view.host in view.site.hosts_of(other.name)]
         nic = next(filter(None, (_uplink(other, view) for other in sharing)), "")
         owner = view.owner("" if _options(network).bridge else network.name, uplink=nic)
-        yield self._bridge(network, sharing, nic, owner, view)
+        link = self._bridge(network, sharing, nic, owner, view)
+        yield link
         if nic:
             yield Port(HOST, nic, bridge, owner, _uplink_vlans(sharing))
             yield from takeover(nic, bridge, view, owner)
@@ -90,7 +91,7 @@ class BridgeDriver:
         vlan = _options(network).vlan
         device = routed_by(network, bridge, vlan)
         if vlan and device:
-            yield from vlan_device(network, bridge, device, vlan, mtu, view)
+            yield from vlan_device(network, bridge, device, vlan, mtu, view, link.mac)
         yield from bridge_resources(network, bridge, device, mtu, view)
         if network.isolated and network.external:
             yield from isolation.peers(network, view)

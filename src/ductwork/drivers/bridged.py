@@ -94,10 +94,13 @@ def pair(attachment: Attachment, mtu_bytes: int, view: View) -> Iterator[Link]:
     yield Link(container, interface, "veth", attachment.mac, mtu, spec=VethSpec(HOST, outer), owner=owner)
 
 
-def vlan_device(network: Network, bridge: str, device: str, vlan: int, mtu_bytes: int, view: View) -> Iterator[Resource]:
-    """Where a host has addresses in a VLAN of a bridge: a device on top of it."""
+def vlan_device(
+    network: Network, bridge: str, device: str, vlan: int, mtu_bytes: int, view: View, mac: str = ""
+) -> Iterator[Resource]:
+    """Where a host has addresses in a VLAN of a bridge: a device on top of it. `mac`: a Linux bridge's own. By any other one
+    the bridge becomes promiscuous, floods what is for the host, and br_netfilter forgets the connection (seen on 6.1)."""
     owner = view.owner(network.name)
-    mac = mac_address(view.seed, network.name, "bridge")
+    mac = mac or mac_address(view.seed, network.name, "bridge")
     yield Link(HOST, device, "vlan", mac, mtu_bytes, spec=VlanSpec(bridge, vlan), owner=owner)
     yield from no_router_advertisements(device, mtu_bytes, owner)
 
