@@ -67,7 +67,7 @@ def test_containers_on_the_lan(office: Office) -> None:
         office.dockers[name].run(f"test{number}", "--net=none", command=("sh", "-c", serve))
         apply(office, name)
     for address in ("192.168.1.150", "192.168.1.151"):
-        assert until(lambda: ping(office.visitor, address))
+        assert until(lambda address=address: ping(office.visitor, address))
         assert until(
             lambda address=address: "hello" in sh(office.visitor, "busybox", "wget", "-qO-", f"http://{address}/", check=False)
         )
@@ -93,7 +93,7 @@ def test_docker_on_our_bridge(office: Office) -> None:
     with DockerHost(world.host, office.dockers["alpha"].workdir / "again", *options) as docker:
         docker.run("plain")
         address = docker.inspect("plain")["NetworkSettings"]["IPAddress"]
-        assert until(lambda: ping(office.visitor, address))
+        assert until(lambda address=address: ping(office.visitor, address))
         done = world.cli("destroy", world.write(SITE))
         assert "kept: bridge br0" in done.out
         assert ping(office.visitor, address) and ping(office.visitor, "192.168.1.2")
