@@ -144,10 +144,13 @@ class NfnetlinkSocket(NetlinkSocket):
         found: list[NftElement] = []
         for _ in wanted:
             kind, sequence, answer = self._answer(first)
+            element = wanted[sequence - first]
             if kind == _NLMSG_ERROR:
                 _raise_unless_absent(answer)
+            elif element.owner and _userdata(element.owner) in answer:
+                found.append(element)
             else:
-                found += _elements(wanted[sequence - first].table, wanted[sequence - first].set_name, answer)
+                found += _elements(element.table, element.set_name, answer)
         return found
 
     def _answer(self, first: int) -> tuple[int, int, bytes]:
@@ -174,7 +177,7 @@ class NfnetlinkSocket(NetlinkSocket):
 
     def bridge_elements(self, table: str) -> list[NftElement]:
         """All elements of the sets of `KEYS` in the bridge table of that name."""
-        dumps = ((name, self._dump(_GET, _generic(text(_LIST_TABLE, table), text(_LIST_SET, name)))) for name in KEYS)
+        dumps = ((name, self._dump(_GET, _set(table, name))) for name in KEYS)
         return [element for name, answers in dumps for answer in answers for element in _elements(table, name, answer)]
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
@@ -225,13 +228,19 @@ def _body(element: NftElement, userdata: bytes = b"") -> bytes:
     parts = [part.encode(written) for part, written in zip(KEYS[element.set_name], element.parts, strict=True)]
     key = b"".join(map(_whole_registers, parts)) if len(parts) > 1 else parts[0]
     elem = nested(_ELEM, nested(_KEY, attribute(_VALUE, key)), userdata)
-    return _generic(text(_LIST_TABLE, element.table), text(_LIST_SET, element.set_name), nested(_LIST_ELEMENTS, elem))
+    return _set(element.table, element.set_name) + nested(_LIST_ELEMENTS, elem)
+
+
+@lru_cache(64)
+def _set(table: str, set_name: str) -> bytes:
+    return _generic(text(_LIST_TABLE, table), text(_LIST_SET, set_name))
 
 
 def _whole_registers(raw: bytes) -> bytes:
     return raw + b"\0" * (-len(raw) % 4)
 
 
+@lru_cache(256)
 def _userdata(owner: Owner | None) -> bytes:
     if owner is None:
         return b""
