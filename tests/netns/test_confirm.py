@@ -157,16 +157,20 @@ def test_the_time_begins_when_all_is_done(host: Guarded) -> None:
 
 
 def test_a_change_that_takes_longer_than_its_time_is_awaited(host: Guarded) -> None:
+    """The guard, which has waited for it, gives it its time all the same."""
     slept = False
 
     def gate(_: str) -> None:
         nonlocal slept
         if not slept:
             slept = True
-            time.sleep(2)
+            time.sleep(4)
 
     before = host.world.snapshot()
-    assert host.apply(SITE, seconds=1, gate=gate).operations
+    assert host.apply(SITE, seconds=3, gate=gate).operations
+    deadline = host.told()["deadline"]
+    assert until(lambda: not host.waits())
+    assert now() >= deadline
     assert "could not" not in host.log()
     assert host.is_alone()
     same(before, host.world.snapshot())

@@ -15,6 +15,7 @@ from host import World, build_world, same
 from lan import Lan
 
 from ductwork.backends.nic import NicReader
+from ductwork.cli.render import as_commands
 from ductwork.engine import AttachRequest
 from ductwork.errors import DuctworkError
 from ductwork.resources import NicFacts
@@ -94,6 +95,19 @@ def test_by_hand(world: World) -> None:
     assert world.ping("db", "192.168.7.9")
     world.engine(lambda engine: engine.detach(request.container, "direct"))
     same(before, settled(world))
+
+
+@pytest.mark.usefixtures("hardware")
+def test_the_printed_commands(world: World) -> None:
+    """There and back: typed, they leave nothing to do."""
+    without = SITE[: SITE.index("attachments:")]
+    for text in (SITE, without):
+        site = world.site(text)
+        preview = world.engine(lambda engine, site=site: engine.plan(site, ""))
+        lines = as_commands(preview.plan.operations, lambda name: name.rpartition(":")[2])
+        sh(world.host, "sh", "-ec", "\n".join(lines))
+        assert not world.engine(lambda engine, site=site: engine.plan(site, "")).plan.operations
+    assert "nic7" in sh(world.host, "ip", "link")
 
 
 def test_what_would_die_with_its_container_is_refused(world: World) -> None:

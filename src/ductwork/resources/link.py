@@ -7,6 +7,7 @@ both, deleting either deletes both. A macvlan or ipvlan is born in its container
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -224,8 +225,10 @@ class Link:
     def delete_argv(self, place: Place) -> list[Argv]:
         if isinstance(self.spec, NicSpec):
             named = ["name", self.spec.device] if self.name != self.spec.device else []
-            back = [_set(self.name, "down", "alias", "", *named), _set(self.spec.device, "netns", "1")]
-            return [led_in(command, self.netns, place) for command in back]
+            ready = led_in(_set(self.name, "down", "alias", "", *named), self.netns, place)
+            home = led_in(_set(self.spec.device, "netns"), self.netns, place)
+            # By the shell that is in the host's namespace, which need not be that of process 1.
+            return [ready, ["sh", "-c", f"{shlex.join(home)} $$"]]
         if self.absorbed_by:
             return []
         removed = ["ip", "link", "del", "dev", self.name]
