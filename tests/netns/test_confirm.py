@@ -385,11 +385,12 @@ def start_anew(host: Guarded, name: str) -> None:
 
 
 def test_all_of_an_apply_is_taken_back(host: Guarded) -> None:
-    """What was attached by hand is a transaction of its own, where its container was started anew."""
+    """What was attached by hand is a transaction of its own, where its container was started anew. (Nothing of the dead one's
+    port comes back.)"""
     host.world.apply(SITE)
+    before = host.world.snapshot()
     attach(host, "db")
     start_anew(host, "db")
-    before = host.world.snapshot()
     assert {operation.target.netns for operation in host.apply(WIDER).operations} == {"", *containers(host)}
     host.undo()
     same(before, host.world.snapshot())
@@ -397,12 +398,13 @@ def test_all_of_an_apply_is_taken_back(host: Guarded) -> None:
 
 def test_all_of_an_apply_is_taken_back_where_its_end_fails(host: Guarded) -> None:
     host.world.apply(SITE)
+    before = host.world.snapshot()
     attach(host, "db")
     start_anew(host, "db")
     sh(host.world.names["db"], "ip", "link", "add", "name", "eth7", "type", "bridge")
-    before = host.world.snapshot()
     with pytest.raises(DuctworkError, match="eth7"):
         host.apply(WIDER)
+    sh(host.world.names["db"], "ip", "link", "del", "dev", "eth7")
     same(before, host.world.snapshot())
     assert not host.waits()
     assert host.is_alone()
@@ -410,9 +412,9 @@ def test_all_of_an_apply_is_taken_back_where_its_end_fails(host: Guarded) -> Non
 
 def test_an_apply_without_a_guard_is_undone_as_a_whole_too(host: Guarded) -> None:
     host.world.apply(SITE)
+    before = host.world.snapshot()
     attach(host, "db")
     start_anew(host, "db")
-    before = host.world.snapshot()
     host.world.apply(WIDER)
     host.undo()
     same(before, host.world.snapshot())

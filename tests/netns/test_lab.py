@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ping, run, sh
+from example_files import EXAMPLES, skip_where_it_cannot_run
 from ovs_host import missing as ovs_missing
 
 from ductwork.app import lacking
@@ -322,7 +323,6 @@ def test_processes_are_named_and_live(lab: Topology) -> None:
 # The whole, by the commands.
 
 DUCTWORK = [str(Path(sys.executable).with_name("ductwork"))]
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
 def ductwork(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -339,14 +339,9 @@ def example(name: str, tmp_path: Path) -> Path:
     return path
 
 
-NEEDS = {"d3-macvlan-vlans": ["vlan"]}
-"""What examples need of the kernel. Where it is, in the tier `vm`, they are tested."""
-
-
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
 def test_every_example_does_what_it_says(name: str, tmp_path: Path) -> None:
-    if missing := lacking(NEEDS.get(name, [])):
-        pytest.skip(f"{'; '.join(missing.values())} (tests/vm/test_lab_vlans.py)")
+    skip_where_it_cannot_run(name)
     done = ductwork("lab", "test", str(example(name, tmp_path)), "--json", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)

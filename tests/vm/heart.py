@@ -12,6 +12,7 @@ HEART: dict[str, str] = {
     f"{_N}/test_kernel_features.py": "what this kernel is said to have",
     f"{_N}/test_nftables.py::test_what_is_applied_is_read_back": "the packet filter of 6.1 takes our rules",
     f"{_N}/test_kernel_model.py::test_predicted_and_real_are_the_same[0]": "what this kernel does by itself is predicted",
+    f"{_N}/test_commands.py::test_examples[d3-macvlan-vlans-alpha]": "commands for VLANs of a NIC, which other kernels lack",
     f"{_N}/test_engine.py::test_the_command_does_the_same_twice_and_takes_it_back": "the whole, as a person would call it",
     f"{_N}/test_engine.py::test_all_is_as_before": "destroy and undo, beside a default route that is parked",
     f"{_N}/test_engine.py::test_neighbours_learn_a_new_mac_unasked[in place]": "announced by an entry in use (ADR 1)",
