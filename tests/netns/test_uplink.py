@@ -88,6 +88,8 @@ def on(ns: str, device: str) -> list[dict[str, Any]]:
 def routes(ns: str) -> list[str]:
     shown = [json.loads(sh(ns, "ip", "-j", f"-{family}", "-d", "route", "show", "table", "all")) for family in (4, 6)]
     found = [route for family in shown for route in family if route.get("table") != "local"]
+    for route in found:
+        route.pop("expires", None)  # whose seconds run
     return sorted(json.dumps(route, sort_keys=True) for route in found if not str(route["dst"]).startswith("fe80"))
 
 
