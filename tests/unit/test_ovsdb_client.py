@@ -59,6 +59,13 @@ def test_a_probe_is_answered_and_news_are_passed_over(tmp_path: Path) -> None:
     assert server.heard[1] == {"result": ["}"], "error": None, "id": 1}
 
 
+def test_blanks_in_a_string_that_arrives_in_pieces(tmp_path: Path) -> None:
+    server = Server(tmp_path, b' \n{"id":1,"result":[{"rows":[{"name":"a |b| } |  c"}]}],"error":null}\n')
+    with Client(f"unix:{server.path}") as client:
+        assert client.transact([{"op": "select"}]) == [{"rows": [{"name": "a b }   c"}]}]
+    server.join()
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

@@ -114,20 +114,20 @@ class Client:
     def _receive(self) -> Row:
         """The next message. Nothing separates them: one is complete when it can be parsed, and it ends in a brace."""
         while True:
-            if self._buffer.endswith(b"}"):
-                text = self._buffer.decode()
+            if self._buffer.rstrip().endswith(b"}"):
+                text = self._buffer.decode().lstrip()
                 try:
                     message, end = _DECODER.raw_decode(text)
                 except ValueError:
                     pass  # a brace in the middle
                 else:
-                    self._buffer = text[end:].lstrip().encode()
+                    self._buffer = text[end:].encode()
                     assert isinstance(message, dict)
                     return message
             received = self._socket.recv(_RECEIVE_BYTES)
             if not received:
                 raise OSError("ovsdb-server closed the connection")
-            self._buffer = (self._buffer + received).strip()
+            self._buffer += received
 
 
 def _connect(address: str) -> socket.socket:
