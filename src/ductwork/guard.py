@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -29,14 +30,14 @@ from typing import NoReturn
 import ductwork
 from ductwork import netns
 from ductwork.confirmation import LOG, Guard, is_due
-from ductwork.errors import ApplyError, DuctworkError
+from ductwork.errors import ApplyError, BusyError, DuctworkError
 from ductwork.journal import Awaiting, Journal
 
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _ATTEMPTS = 20
 _PAUSE_SECONDS = 3.0
-_ENVIRONMENT = ("PATH", "DOCKER_HOST", "DOCKER_TLS_VERIFY", "CONTAINER_HOST")
+_ENVIRONMENT = ("PATH", "DOCKER_HOST", "DOCKER_TLS_VERIFY", "CONTAINER_HOST", "OVS_RUNDIR")
 """What the engine heeds; a unit's environment can be read by everybody, so it is not given all of ours."""
 _LOADED_WHEN_NEEDED = ("backends", "runtimes", "store", "drivers")
 
@@ -142,7 +143,7 @@ def _watch(journal: Journal, token: str, state: Path, store: Path | None) -> NoR
     while True:
         awaiting = journal.awaiting()
         if awaiting is None or awaiting.token != token:
-            _end(f"{journal.directory}/{LOG}")
+            _end(journal)
         if not is_due(awaiting):
             time.sleep(_POLL_SECONDS)
             continue
@@ -168,10 +169,14 @@ def _take_back(awaiting: Awaiting, state: Path, store: Path | None, run_director
         _say(f"{awaiting.title} was taken back: {why}")
 
 
-def _end(log: str) -> NoReturn:
-    """Without a trace where it had nothing to do."""
-    if os.fstat(1).st_size == 0 and os.path.exists(log) and os.path.samestat(os.stat(log), os.fstat(1)):
-        os.unlink(log)
+def _end(journal: Journal) -> NoReturn:
+    """Without a trace where it had nothing to do. By now the log may be that of the next change's guard, which is started
+    under the lock."""
+    log = f"{journal.directory}/{LOG}"
+    if os.fstat(1).st_size == 0 and os.path.exists(log):
+        with suppress(BusyError), journal.lock():
+            if journal.awaiting() is None and os.path.exists(log) and os.path.samestat(os.stat(log), os.fstat(1)):
+                os.unlink(log)
     sys.exit(0)
 
 

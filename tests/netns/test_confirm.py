@@ -127,6 +127,20 @@ def test_unconfirmed_it_is_taken_back(host: Guarded) -> None:
         host.undo()
 
 
+def test_a_guard_that_ends_late_leaves_the_next_ones_log(host: Guarded) -> None:
+    host.apply(SITE)
+    [late] = host.guards()
+    os.kill(late, signal.SIGSTOP)
+    host.confirm()
+    host.apply(CHANGED)
+    os.kill(late, signal.SIGCONT)
+    assert until(lambda: late not in host.guards())
+    assert list(host.world.run_directory.rglob("guard.log"))
+    host.undo()
+    assert host.is_alone()
+    assert not list(host.world.run_directory.rglob("guard.log"))
+
+
 def test_confirmed_it_stays(host: Guarded) -> None:
     before = host.world.snapshot()
     host.apply(SITE)
@@ -531,10 +545,11 @@ def test_a_guard_stands_nowhere_else(host: Guarded) -> None:
 def test_how_systemd_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """tests/vm/test_guard_service.py tries it."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///x")
+    monkeypatch.setenv("OVS_RUNDIR", "/run/o")
     monkeypatch.setenv("SECRET", "x")
     argv = guard.systemd_argv(["python", "-m", "ductwork.guard", "/run/d/1", "token", "/s"], "token", "/lib")
     assert argv[0] == "systemd-run"
     assert argv[argv.index("--") + 1 :] == ["python", "-m", "ductwork.guard", "/run/d/1", "token", "/s"]
     assert {"--service-type=forking", "--collect", "--unit=ductwork-guard-token"} <= set(argv)
-    assert {"--setenv=DOCKER_HOST=unix:///x", "--setenv=PYTHONPATH=/lib"} <= set(argv)
+    assert {"--setenv=DOCKER_HOST=unix:///x", "--setenv=OVS_RUNDIR=/run/o", "--setenv=PYTHONPATH=/lib"} <= set(argv)
     assert "SECRET" not in str(argv)
