@@ -18,6 +18,7 @@ from ductwork.drivers.bridged import (
     probe_on,
     routed_by,
     underlay_mtu,
+    unnameable,
     veth_resources,
     vlan_device,
 )
@@ -64,10 +65,7 @@ class BridgeDriver:
     Options: ClassVar[type] = Options
 
     def check(self, network: Network, site: Site) -> Iterable[Problem]:
-        bridge = self.ifname(network, "")
-        if set(bridge) & set('"*'):
-            message = f"`bridge`: `{bridge}` has a `*` or a quotation mark in it, which no rule of nftables can name"
-            yield Problem(("bridge",), message, "choose a name without, such as `br1`")
+        return unnameable(self.ifname(network, ""))
 
     def ifname(self, network: Network, host: str) -> str:
         return _options(network).bridge or bridge_ifname(network.name)

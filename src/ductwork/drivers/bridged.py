@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from ductwork.drivers import View
 from ductwork.drivers.inside import inside
+from ductwork.errors import Problem
 from ductwork.kernel_model import IPV6_MIN_MTU
 from ductwork.naming import host_ifname, mac_address
 from ductwork.resources import HOST, Address, Link, Owner, Port, PortVlans, Resource, Sysctl, VethSpec, VlanSpec
@@ -19,6 +20,13 @@ from ductwork.services.ruleset import bridge_table
 from ductwork.site.model import Attachment, Network
 
 ETHERNET_MTU = 1500
+
+
+def unnameable(bridge: str) -> Iterator[Problem]:
+    """A name that an interface can have, and no rule can say."""
+    if set(bridge) & set('"*'):
+        message = f"`bridge`: `{bridge}` has a `*` or a quotation mark in it, which no rule of nftables can name"
+        yield Problem(("bridge",), message, "choose a name without, such as `br1`")
 
 
 def underlay_mtu(view: View, device: str | None = None) -> int:

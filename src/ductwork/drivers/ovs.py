@@ -18,6 +18,7 @@ from ductwork.drivers.bridged import (
     probe_on,
     routed_by,
     underlay_mtu,
+    unnameable,
     vlan_device,
 )
 from ductwork.drivers.inside import inside
@@ -59,6 +60,7 @@ class OvsDriver:
     Options: ClassVar[type] = Options
 
     def check(self, network: Network, site: Site) -> Iterator[Problem]:
+        yield from unnameable(_options(network).bridge)
         limited = [plug for plug in site.attachments if plug.network == network.name and plug.rate.egress]
         if limited and _options(network).datapath == "netdev":
             message = f"`rate: egress` of {limited[0].container}: a switch in user space hears what is sent before any limit"
