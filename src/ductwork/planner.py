@@ -308,7 +308,8 @@ def _made(want: Resource, had: Resource | None, model: KernelModel) -> list[Oper
 
 def _rank(operation: Operation) -> tuple[int, int]:
     """By kind; but a container's link, there and down, has its sysctls set before it comes up, and a NIC joins its bridge when
-    that has its addresses, so that there is no moment without them."""
+    that has its addresses, so that there is no moment without them. Routes by a gateway follow the others: one of those may be
+    the way to it, and the kernel takes no route to a gateway that is not on the same link (fib_check_nh)."""
     target = operation.target
     if isinstance(operation, Create) and isinstance(target, Link) and target.absorbed_by:
         return (_RANK[Sysctl], 1)
@@ -316,7 +317,7 @@ def _rank(operation: Operation) -> tuple[int, int]:
         return (_RANK[Sysctl], 1)
     if isinstance(target, Port | OvsPort) and target.is_uplink and not target.netns:
         return (_RANK[Address], 1)
-    return (_RANK[type(target)], 0)
+    return (_RANK[type(target)], int(isinstance(target, Route) and target.via is not None))
 
 
 def _delete_rank(resource: Resource) -> tuple[int, int]:
