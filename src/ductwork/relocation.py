@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_interface
 from typing import TypeVar
 
 from ductwork.drivers import Facts
-from ductwork.resources import HOST, Address, IPNetwork, Key, Link, OvsPort, Port, Resource, Route, State, Sysctl, Update
+from ductwork.resources import HOST, Address, Key, Link, OvsPort, Port, Resource, Route, State, Sysctl, Update
 from ductwork.resources.route import KERNEL_PROTOCOL
 from ductwork.services.uplink import no_ipv6_path
 
@@ -57,7 +56,7 @@ def relocate(moved: Mapping[str, str], observed: State) -> Relocation:
         return Relocation()
     here = [r for r in observed.values() if isinstance(r, Address | Route) and not r.netns and not r.owner and r.link in moved]
     leaving = [r for r in here if isinstance(r, Address)]
-    made = {(address.link, _subnet(address)) for address in leaving if address.makes_prefix_route}
+    made = {(address.link, address.subnet) for address in leaving if address.makes_prefix_route}
     routes = [r for r in here if isinstance(r, Route) and not (_is_kernels(r) and (r.link, r.to) in made)]
     return Relocation(
         tuple(replace(address, link=moved[address.link]) for address in leaving),
@@ -76,13 +75,15 @@ def is_taken_last(resource: Resource, sources: frozenset[str]) -> bool:
 def facts_after(known: Facts, wanted: Mapping[str, str], given_up: Mapping[str, str]) -> Facts:
     """What drivers are to know: the host as it will be. `wanted`: NIC → the bridge that it is to be a port of; `given_up`:
     bridge → the NIC that it gives back."""
-    moved = {**wanted, **given_up}
+    moved = {**wanted, **{bridge: wanted.get(nic, nic) for bridge, nic in given_up.items()}}
     if not moved:
         return known
     links = dict(known.links)
     for nic, bridge in wanted.items():
         if bridge not in links and nic in links:
             links[bridge] = Link(HOST, bridge, "bridge", links[nic].mac, links[nic].mtu_bytes)
+    # A NIC that goes from one bridge of ours to another is nobody's port as far as the other's driver is concerned.
+    links.update({nic: replace(links[nic], master_index=0) for nic in given_up.values() if nic in wanted and nic in links})
     sysctls = dict(known.sysctls)
     for path, value in known.sysctls.items():
         device = path.split("/")[3] if path.startswith("net/") and path.count("/") == 4 else ""
@@ -103,12 +104,6 @@ def _relocated(resource: OnLink, moved: Mapping[str, str]) -> OnLink:
     """A route that cannot be carried stays, for the driver to see."""
     stays = isinstance(resource, Route) and not resource.carried
     return resource if stays or resource.owner or resource.link not in moved else replace(resource, link=moved[resource.link])
-
-
-def _subnet(address: Address) -> IPNetwork:
-    """What the kernel makes a route to when the address comes."""
-    known = address.details and address.details.peer
-    return ip_interface((known or address.address, address.prefixlen)).network
 
 
 def _is_kernels(route: Route) -> bool:

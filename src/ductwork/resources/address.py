@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_interface
 from typing import ClassVar
 
-from ductwork.resources.base import Argv, IPAddress, Key, Owner, Place, Resource
+from ductwork.resources.base import Argv, IPAddress, IPNetwork, Key, Owner, Place, Resource
 
 
 @dataclass(frozen=True, slots=True)
 class AddressDetails:
     """What a foreign address has besides, so that it can be moved to another link as it is. `scope`, `metric` (of its subnet's
-    route) and `protocol` are rtnetlink's numbers; lifetimes in seconds, None: for ever, and as of the reading."""
+    route) and `protocol` are rtnetlink's numbers; lifetimes in seconds, None: for ever, and as of the reading. `autojoin`: of
+    a multicast address, whose group is joined for it."""
 
     scope: int = 0
     label: str = ""
@@ -23,6 +25,7 @@ class AddressDetails:
     preferred_seconds: int | None = None
     noprefixroute: bool = False
     mngtmpaddr: bool = False
+    autojoin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,11 @@ class Address:
         return not (self.details and self.details.noprefixroute)
 
     @property
+    def subnet(self) -> IPNetwork:
+        """What the kernel makes a route to when it comes."""
+        return ip_interface(((self.details and self.details.peer) or self.address, self.prefixlen)).network
+
+    @property
     def _text(self) -> str:
         return f"{self.address}/{self.prefixlen}"
 
@@ -95,4 +103,5 @@ class Address:
         words += ["preferred_lft", str(details.preferred_seconds)] if details.preferred_seconds is not None else []
         words += ["noprefixroute"] if details.noprefixroute else []
         words += ["mngtmpaddr"] if details.mngtmpaddr else []
+        words += ["autojoin"] if details.autojoin else []
         return words + (["nodad"] if self.address.version == 6 else [])

@@ -24,12 +24,22 @@ _CONF = {
     "ipv6": (
         *("accept_dad", "accept_ra", "accept_ra_defrtr", "accept_ra_from_local", "accept_ra_min_hop_limit", "accept_ra_mtu"),
         *("accept_ra_pinfo", "accept_ra_rt_info_max_plen", "accept_ra_rt_info_min_plen", "accept_ra_rtr_pref"),
-        *("accept_redirects", "accept_source_route", "accept_untracked_na", "addr_gen_mode", "autoconf", "dad_transmits"),
-        *("disable_ipv6", "enhanced_dad", "force_forwarding", "hop_limit", "keep_addr_on_down", "max_addresses", "proxy_ndp"),
+        *("accept_redirects", "accept_source_route", "accept_untracked_na", "stable_secret", "addr_gen_mode", "autoconf"),
+        *(
+            "dad_transmits",
+            "disable_ipv6",
+            "enhanced_dad",
+            "force_forwarding",
+            "hop_limit",
+            "keep_addr_on_down",
+            "max_addresses",
+            "proxy_ndp",
+        ),
         *("router_solicitations", "temp_prefered_lft", "temp_valid_lft", "use_optimistic", "use_tempaddr"),
     ),
 }
-"""A device's own parameters that decide how it speaks IP (Documentation/networking/ip-sysctl.rst)."""
+"""A device's own parameters that decide how it speaks IP (Documentation/networking/ip-sysctl.rst), in the order of writing:
+without `stable_secret`, which cannot be read where it was never set, the kernel refuses an `addr_gen_mode` of 2."""
 
 
 def sysctl_paths(nics: Iterable[str]) -> Iterator[str]:
@@ -103,6 +113,29 @@ def refuse_what_is_on_it(link: Link, network: str, view: View) -> None:
         )
         hint = "it has several next hops, an encapsulation or a next-hop object; replace it by a plain route"
         raise ConflictError(message, hint)
+    stays = view.facts.nics.get(link.name, NicFacts()).stays
+    if stays:
+        message = f"network {network}: {stays[0]} on {link.name} would not go along: nothing was touched"
+        raise ConflictError(message, "delete it, and add it again afterwards where it is needed")
+    _refuse_stranded(link, network, view)
+
+
+def _refuse_stranded(link: Link, network: str, view: View) -> None:
+    """The kernel keeps a route whose gateway's subnet has gone, but does not take it anew, neither there nor back."""
+    devices = {link.name, view.facts.moved.get(link.name, link.name)}
+    routes = [route for route in view.facts.routes if route.link in devices]
+    near = {route.to for route in routes if route.via is None}
+    near |= {own.subnet for own in view.facts.addresses if own.link in devices and own.makes_prefix_route}
+    for route in routes:
+        if route.owner or route.via is None or route.via.is_link_local or (route.details and route.details.onlink):
+            continue
+        if not any(route.via in subnet for subnet in near):
+            to = "default" if route.is_default else str(route.to)
+            message = (
+                f"network {network}: the kernel would not take the route {to} via {route.via} (table {route.table}) again, "
+                f"since {link.name} has no address or route by which {route.via} is near: nothing was touched"
+            )
+            raise ConflictError(message, f"delete it, or make its gateway known: ip route add {route.via} dev {link.name}")
 
 
 def _rides_on(link: Link, nic: str) -> bool:

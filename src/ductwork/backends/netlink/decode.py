@@ -29,7 +29,7 @@ from ductwork.resources import (
 from ductwork.resources.route import ANY_LINK
 
 FOREVER = 0xFFFFFFFF
-IFA_F_NODAD, IFA_F_MANAGETEMPADDR, IFA_F_NOPREFIXROUTE = 0x02, 0x100, 0x200
+IFA_F_NODAD, IFA_F_MANAGETEMPADDR, IFA_F_NOPREFIXROUTE, IFA_F_MCAUTOJOIN = 0x02, 0x100, 0x200, 0x400
 RTNH_F_ONLINK = 4
 RTN_UNICAST = 1
 _IFA_F_SECONDARY, _IFA_F_DEPRECATED = 0x01, 0x20
@@ -115,6 +115,7 @@ def _address_details(found: Mapping[int, bytes], name: str, flags: int, scope: i
         preferred_seconds=None if preferred == FOREVER else preferred,
         noprefixroute=bool(flags & IFA_F_NOPREFIXROUTE),
         mngtmpaddr=bool(flags & IFA_F_MANAGETEMPADDR),
+        autojoin=bool(flags & IFA_F_MCAUTOJOIN),
     )
 
 

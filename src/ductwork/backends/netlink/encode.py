@@ -8,6 +8,7 @@ import struct
 from ductwork.backends.netlink.decode import (
     FOREVER,
     IFA_F_MANAGETEMPADDR,
+    IFA_F_MCAUTOJOIN,
     IFA_F_NODAD,
     IFA_F_NOPREFIXROUTE,
     RTN_UNICAST,
@@ -93,6 +94,7 @@ def _carried(address: Address, details: AddressDetails, *, nodad: bool) -> bytes
     flags = IFA_F_NODAD if nodad and address.address.version == 6 else 0
     flags |= IFA_F_NOPREFIXROUTE if details.noprefixroute else 0
     flags |= IFA_F_MANAGETEMPADDR if details.mngtmpaddr else 0
+    flags |= IFA_F_MCAUTOJOIN if details.autojoin else 0
     body = u32(8, flags)
     body += text(3, details.label) if details.label else b""
     body += attribute(4, details.broadcast.packed) if details.broadcast else b""
