@@ -94,8 +94,9 @@ def _settle_host(host: Iterable[Resource], state: dict[Key, Resource]) -> _HostL
     for resource in unclaimed:
         state[resource.key] = replace(resource, owner=owners.get(resource.link))
     for guard in guards:
-        port = state.get(Key("ovs-port", HOST, (guard.link,)))
-        state[guard.key] = replace(guard, owner=port.owner if port and port.owner else NOBODY)
+        kind = "ovs-bridge" if isinstance(guard, OvsGuard) and guard.is_of_bridge else "ovs-port"
+        holder = state.get(Key(kind, HOST, (guard.link,)))
+        state[guard.key] = replace(guard, owner=holder.owner if holder and holder.owner else NOBODY)
     return links
 
 

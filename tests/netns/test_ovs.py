@@ -222,6 +222,58 @@ def test_what_is_not_its_own_is_neither_forwarded_nor_learnt(switched: Switched)
     assert arrives(bad, world.names["one"], world.names["two"], bad.keys().__le__) == bad.keys()
 
 
+APART = """
+networks:
+  lan:
+    {driver: ovs, datapath: netdev, ovsdb: "<db>", subnets: [10.9.9.0/24, "2001:db8:9::/64"],
+      gateways: [10.9.9.254, "2001:db8:9::fe"], isolated: trueUPLINK}
+attachments:
+  - {container: "netns:<one>", network: lan, address: [10.9.9.11, "2001:db8:9::11"]}
+  - {container: "netns:<two>", network: lan, address: [10.9.9.12, "2001:db8:9::12"]SPOOFING}
+"""
+
+
+@pytest.mark.parametrize("spoofing", ["", ", spoofing: allow"], ids=["deny", "allow"])
+def test_isolated_on_a_lan(switched: Switched, spoofing: str) -> None:
+    """Whose gateway sends back what it is sent for its own subnet. Who is plugged in by hand does not reach the others."""
+    world, lan = switched.world, switched.lan
+    one, two, web = (world.names[name] for name in ("one", "two", "web"))
+    gateway = lan.machine("gateway", "10.9.9.254/24", "2001:db8:9::fe/64")
+    settings = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.eth0.send_redirects=0")
+    sh(gateway, "sysctl", "-qw", *settings)
+    site = switched.site(APART).replace("SPOOFING", spoofing)
+    others = {one: ("10.9.9.12", "2001:db8:9::12"), two: ("10.9.9.11", "2001:db8:9::11")}
+    outside = ("10.9.9.254", "2001:db8:9::fe", "10.9.9.9", "2001:db8:9::9", "10.9.9.2")
+
+    def reached(ns: str, *addresses: str) -> list[bool]:
+        return [until(lambda to=to: ping(ns, to), 2) for to in addresses]
+
+    world.settle(site)
+    for ns, addresses in others.items():
+        for address in addresses:
+            via = "2001:db8:9::fe" if ":" in address else "10.9.9.254"
+            sh(ns, "ip", "route", "replace", address, "via", via, "dev", "eth1")
+    for ns, addresses in others.items():
+        assert reached(ns, *outside) == [True] * 5
+        assert [ping(ns, to) for to in addresses] == [False] * 2
+    request = AttachRequest("netns:" + web, "lan", addresses=(ip_address("10.9.9.13"),))
+    world.engine(lambda engine: engine.attach(request))
+    sh(web, "ip", "route", "replace", "10.9.9.11", "via", "10.9.9.254", "dev", "eth1")
+    sh(one, "ip", "route", "replace", "10.9.9.13", "via", "10.9.9.254", "dev", "eth1")
+    assert reached(web, "10.9.9.254") == [True] and not ping(web, "10.9.9.11")
+    world.engine(lambda engine: engine.detach(request.container, "lan"))
+    switched.ovs.ofctl("del-flows", "ovs0", "cookie=0x6477000000000000/0xffff000000000000,in_port=LOCAL")
+    assert reached(one, *others[one]) == [True] * 2, "without what they have"
+    world.settle(site)
+    assert [ping(one, to) for to in others[one]] == [False] * 2
+    world.settle(site.replace("isolated: true", "isolated: false"))
+    assert reached(one, *others[one]) == [True] * 2
+    assert "table=253" not in switched.ovs.ofctl("dump-flows", "ovs0")
+    world.settle(site)
+    world.destroy()
+    assert switched.ovs.vsctl("list-br").split() == []
+
+
 @contextmanager
 def heard(ns: str, device: str) -> Iterator[list[str]]:
     """What tcpdump shows of a device meanwhile, a line for each frame."""

@@ -117,8 +117,10 @@ def described(resource: Resource) -> str:
             link, setting = link_setting(path)
             what = {"promisc": "promiscuity", "tx": "checksum offload", "gro": "receive offload (gro)"}[setting]
             return f"{what} of {link} = {resource.value}"
+        case OvsGuard(is_of_bridge=True):
+            return f"flows of {resource.bridge}: what isolated containers have"
         case OvsGuard():
-            return f"flows for {resource.link} of {resource.bridge}: its own MAC and addresses alone"
+            return f"flows for {resource.link} of {resource.bridge}: what its container may send"
         case OvsDeaf():
             return f"the kernel hears nothing of {resource.link}"
         case OvsBridge():

@@ -89,6 +89,7 @@ class OvsDriver:
         if nic:
             yield OvsPort(nic, bridge, owner=owner, database=database)
             yield from takeover(nic, bridge, view, owner)
+            yield from openflow.peers([other for other in sharing if other.isolated], view, bridge, owner, database)
             if options.datapath == "netdev":
                 yield from _deaf(nic, owner)
                 # What a NIC has put together is too long for a switch in user space (3.1: "Too big. GRO/TSO enabled?").
@@ -109,8 +110,8 @@ class OvsDriver:
         # Without a tag, the untagged VLAN: a port that says nothing is a trunk of all VLANs.
         tag = options.vlan or 0
         yield OvsPort(outer, options.bridge, tag, protected=network.isolated, owner=owner, database=database)
-        addresses = [address.ip for address in view.addresses.get(attachment.id, ())]
-        yield from openflow.guard(network, attachment, addresses, options.bridge, owner, database)
+        apart = network.isolated and bool(_uplink(network, view))
+        yield from openflow.guard(network, attachment, view, options.bridge, owner, database, apart=apart)
         if options.datapath == "netdev":
             yield from _deaf(outer, owner)
             # In user space nobody makes up for checksums that are left to the interface.

@@ -1,8 +1,8 @@
 """What goes with a port of Open vSwitch: what may come in by it, and that nobody else hears it.
 
-Invariant: both are the port's own. A guard is flows in the first OpenFlow table that go on to whatever is there besides them;
-their cookie is a digest of them all, so that what is read is compared as a whole. They are known by the port's number, so
-that a port that is made anew has none.
+Invariant: both are the port's own. A guard is flows in the first OpenFlow table that go on to whatever is there besides them,
+or in a table that nothing else leads to; their cookie is a digest of them all, so that what is read is compared as a whole.
+They are known by the port's number, so that a port that is made anew has none.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _DIGEST_BYTES = 6
 
 @dataclass(frozen=True, slots=True)
 class OvsGuard:
-    """The flows of a port. `flows`: matches and actions, without the port and the cookie; `cookie`: what they are known by, of
-    what was read 0 where some are missing. Ours if the port is."""
+    """The flows of a port, which may be the bridge's own. `flows`: matches and actions, without the port and the cookie;
+    `cookie`: what they are known by, of what was read 0 where some are missing. Ours if the port is."""
 
     link: str
     bridge: str
@@ -41,18 +41,23 @@ class OvsGuard:
         return Key("ovs-guard", self.netns, (self.link,))
 
     def requires(self) -> tuple[Key, ...]:
-        return (Key("ovs-port", self.netns, (self.link,)), Key("ovs-bridge", self.netns, (self.bridge,)))
+        bridge = Key("ovs-bridge", self.netns, (self.bridge,))
+        return (bridge,) if self.is_of_bridge else (Key("ovs-port", self.netns, (self.link,)), bridge)
+
+    @property
+    def is_of_bridge(self) -> bool:
+        return self.link == self.bridge
 
     @property
     def lines(self) -> list[str]:
         """As ovs-ofctl reads them."""
-        return [f"cookie={self.cookie:#x},table=0,in_port={self.link},{flow}" for flow in self.flows]
+        return [f"cookie={self.cookie:#x},in_port={self.link},{flow}" for flow in self.flows]
 
     def create_argv(self, place: Place) -> list[Argv]:
         return [["ovs-ofctl", "add-flow", self.bridge, line] for line in self.lines]
 
     def delete_argv(self, place: Place) -> list[Argv]:
-        return [["ovs-ofctl", "del-flows", self.bridge, f"table=0,in_port={self.link},cookie={COOKIE:#x}/{COOKIE_MASK:#x}"]]
+        return [["ovs-ofctl", "del-flows", self.bridge, f"in_port={self.link},cookie={COOKIE:#x}/{COOKIE_MASK:#x}"]]
 
     def update_argv(self, before: Resource, place: Place) -> list[Argv]:
         return [*self.delete_argv(place), *self.create_argv(place)]

@@ -1,4 +1,5 @@
-"""Isolated networks on somebody else's LAN: what the bridge's own isolation of its ports does not reach.
+"""Isolated networks on somebody else's LAN: what the bridge's own isolation of its ports does not reach. For ports of Open
+vSwitch, `openflow.py` says the same in flows.
 
 Invariant: pure. A frame from such a container to another one of the file goes nowhere: neither by the wire to another host nor
 by a router of the LAN that sends it back. What is meant for everybody is still heard on other hosts; what answers is not.
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 from ductwork.drivers import View
 from ductwork.naming import host_ifname
-from ductwork.resources import NftElement, Owner
+from ductwork.resources import IPInterface, NftElement, Owner
 from ductwork.services.ruleset import TABLE
 from ductwork.site.model import Attachment, Network
 
@@ -18,14 +19,18 @@ from ductwork.site.model import Attachment, Network
 def peers(network: Network, view: View) -> Iterator[NftElement]:
     """What the network's containers have, on whatever hosts; of those elsewhere, what the file says."""
     owner = view.owner(network.name)
-    for attachment in view.site.attachments:
-        if attachment.network != network.name:
-            continue
-        here = attachment.host == view.host
-        addresses = view.addresses.get(attachment.id, ()) if here else attachment.addresses
-        yield NftElement("bridge", TABLE, "peers_mac", (attachment.mac,), owner=owner)
+    for mac, addresses in had(network, view):
+        yield NftElement("bridge", TABLE, "peers_mac", (mac,), owner=owner)
         for address in addresses:
             yield NftElement("bridge", TABLE, f"peers{address.version}", (str(address.ip),), owner=owner)
+
+
+def had(network: Network, view: View) -> Iterator[tuple[str, tuple[IPInterface, ...]]]:
+    """Each container's MAC and addresses."""
+    for attachment in view.site.attachments:
+        if attachment.network == network.name:
+            here = attachment.host == view.host
+            yield attachment.mac, view.addresses.get(attachment.id, ()) if here else attachment.addresses
 
 
 def apart(attachment: Attachment, view: View) -> NftElement:

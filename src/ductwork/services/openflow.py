@@ -1,5 +1,5 @@
-"""What a port of Open vSwitch lets in: the same as `antispoof.py` has the packet filter say for ports of a Linux bridge, which
-Open vSwitch does not pass.
+"""What a port of Open vSwitch lets in: the same as `antispoof.py` and `isolation.py` have the packet filter say for ports of a
+Linux bridge, which Open vSwitch does not pass.
 
 Invariant: pure. Flows drop, or go on past themselves to whatever the bridge's administrator has in the table, or NORMAL.
 """
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from ductwork.drivers import View
 from ductwork.naming import host_ifname
 from ductwork.resources import IPAddress, OvsGuard, Owner
 from ductwork.resources.ovs_guard import cookie_of
 from ductwork.services.antispoof import link_local
+from ductwork.services.isolation import had
 from ductwork.site.model import Attachment, Network
 
 _PASS = "load:1->NXM_NX_REG15[],resubmit(,0)"
+_PEERS_TABLE = 253
+"""The last one that a bridge's administrator may use as well. Nothing goes there but by our own flows."""
+_FIND_PEER = f"load:1->NXM_NX_REG14[],resubmit(LOCAL,{_PEERS_TABLE}),resubmit(,0)"
+_IS_PEER = "load:2->NXM_NX_REG14[]"
 _NEVER = ("udp,tp_src=67,tp_dst=68", "udp6,tp_src=547,tp_dst=546", "icmp6,icmp_type=134", "icmp6,icmp_type=137")
 """A DHCP server's answers, router advertisements, redirects."""
 _ASKING = ("131", "133", "143")
@@ -22,17 +28,31 @@ _ASKING = ("131", "133", "143")
 
 
 def guard(
-    network: Network, attachment: Attachment, addresses: Iterable[IPAddress], bridge: str, owner: Owner, database: str
+    network: Network, attachment: Attachment, view: View, bridge: str, owner: Owner, database: str, *, apart: bool
 ) -> Iterator[OvsGuard]:
-    """The port's guard, unless the container may send what it likes. `addresses`: those that it has in the network."""
-    if attachment.spoofing == "allow":
-        return
-    port, own = host_ifname(*attachment.id), tuple(addresses)
-    has_v6 = any(subnet.version == 6 for subnet in network.subnets)
-    local = [link_local(attachment.mac)] if has_v6 else []
-    free = {version for version in (4, 6) if not own} | ({6} if network.ipv6 == "slaac" else set())
-    flows = tuple(_flows(attachment.mac, (*own, *local), free))
-    yield OvsGuard(port, bridge, cookie_of(flows), flows, owner, database)
+    """The port's guard, unless the container may send what it likes to whom it likes. `apart`: not to what `peers` names."""
+    flows: tuple[str, ...] = ()
+    if apart:
+        flows = (f"priority=65011,reg14=0,actions={_FIND_PEER}", "priority=65010,reg14=2,actions=drop")
+    if attachment.spoofing != "allow":
+        own = tuple(address.ip for address in view.addresses.get(attachment.id, ()))
+        has_v6 = any(subnet.version == 6 for subnet in network.subnets)
+        local = [link_local(attachment.mac)] if has_v6 else []
+        free = {version for version in (4, 6) if not own} | ({6} if network.ipv6 == "slaac" else set())
+        flows += tuple(_flows(attachment.mac, (*own, *local), free))
+    if flows:
+        yield OvsGuard(host_ifname(*attachment.id), bridge, cookie_of(flows), flows, owner, database)
+
+
+def peers(isolated: Iterable[Network], view: View, bridge: str, owner: Owner, database: str) -> Iterator[OvsGuard]:
+    """What the networks' containers have, once for all their ports: as the guard of the bridge's own, whose number stays."""
+    found: set[str] = set()
+    for network in isolated:
+        for mac, addresses in had(network, view):
+            found.add(f"dl_dst={mac}")
+            found |= {f"ip,nw_dst={a.ip}" if a.version == 4 else f"ipv6,ipv6_dst={a.ip}" for a in addresses}
+    if flows := tuple(f"table={_PEERS_TABLE},{match},actions={_IS_PEER}" for match in sorted(found)):
+        yield OvsGuard(bridge, bridge, cookie_of(flows), flows, owner, database)
 
 
 def _flows(mac: str, own: tuple[IPAddress, ...], free: set[int]) -> Iterator[str]:

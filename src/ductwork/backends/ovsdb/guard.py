@@ -18,6 +18,7 @@ from ductwork.resources.ovs_guard import COOKIE, COOKIE_MASK, DEAF_TABLE
 
 PACKAGE, NFT_PACKAGE = "openvswitch-switch", "nftables"
 _FLOW = re.compile(r"cookie=(0x[0-9a-f]+),.*\bin_port=(?:\"([^\"]+)\"|([^,\s]+))")
+_BRIDGES_OWN = "LOCAL"
 _NOBODY = Owner("")
 
 
@@ -70,7 +71,7 @@ def _lines(operation: Operation) -> Iterable[str]:
     if not isinstance(operation, Create):
         target = operation.before
         assert isinstance(target, OvsGuard)
-        yield f"delete table=0,in_port={target.link},cookie={COOKIE:#x}/{COOKIE_MASK:#x}"
+        yield f"delete in_port={target.link},cookie={COOKIE:#x}/{COOKIE_MASK:#x}"
     if not isinstance(operation, Delete):
         target = operation.after
         assert isinstance(target, OvsGuard)
@@ -84,15 +85,16 @@ def _script(operation: Operation) -> str:
 
 
 def _guards(bridge: OvsBridge) -> list[Resource]:
-    """By the port's name; a number is that of a port that is gone."""
-    asked = f"table=0,cookie={COOKIE:#x}/{COOKIE_MASK:#x}"
+    """By the port's name, LOCAL for the bridge's own; a number is that of a port that is gone."""
+    asked = f"cookie={COOKIE:#x}/{COOKIE_MASK:#x}"
     result = run(["ovs-ofctl", "--names", "dump-flows", switch(bridge.name, bridge.database), asked], package=PACKAGE)
     counted = Counter((m[2] or m[3], int(m[1], 16)) for m in map(_FLOW.search, result.out.splitlines()) if m)
     several = Counter(port for port, _ in counted)
     found: dict[str, Resource] = {}
     for (port, cookie), number in counted.items():
         whole = number & 0xFF == cookie & 0xFF and several[port] == 1
-        found[port] = OvsGuard(port, bridge.name, cookie if whole else 0, owner=_NOBODY, database=bridge.database)
+        link = bridge.name if port == _BRIDGES_OWN else port
+        found[link] = OvsGuard(link, bridge.name, cookie if whole else 0, owner=_NOBODY, database=bridge.database)
     return list(found.values())
 
 
