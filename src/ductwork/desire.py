@@ -15,8 +15,10 @@ from ductwork.resources import (
     Address,
     BridgeSpec,
     IPInterface,
+    IpvlanSpec,
     Key,
     Link,
+    MacvlanSpec,
     NicSpec,
     OvsBridge,
     Redirect,
@@ -44,7 +46,7 @@ _SYSCTLS = {
 
 
 def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], iptables: frozenset[str]) -> Facts:
-    """What drivers may know, out of what was read."""
+    """What drivers may know, out of what was read. `cookies`: of the containers' namespaces and the host's."""
     links: dict[str, Link] = {}
     addresses: list[Address] = []
     routes: list[Route] = []
@@ -59,7 +61,7 @@ def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], 
             links[resource.name] = resource
         elif resource.netns == HOST and isinstance(resource, Address):
             addresses.append(resource)
-    containers = {name: ContainerFacts(cookie, tuple(defaults.get(name, ()))) for name, cookie in cookies.items()}
+    containers = {name: ContainerFacts(cookie, tuple(defaults.get(name, ()))) for name, cookie in cookies.items() if name}
     taken = uplinks_in(state.values())
     return Facts(
         links,
@@ -69,7 +71,11 @@ def facts(state: State, cookies: Mapping[str, int], sysctls: Mapping[str, str], 
         sysctls,
         iptables,
         taken=taken,
+        cookie=cookies[HOST],
         lent=lent(state),
+        inside=tuple(
+            r for r in state.values() if isinstance(r, Link) and r.netns and isinstance(r.spec, MacvlanSpec | IpvlanSpec)
+        ),
     )
 
 

@@ -114,3 +114,29 @@ def test_another_bridge_for_the_same_nic(world: World) -> None:
     assert world.ping("other", "192.168.1.2") and world.ping("other", "2001:db8:1::150")
     world.destroy()
     same(before, world.snapshot())
+
+
+MACVLAN = """
+networks:
+  lan: {driver: macvlan, parent: eth0, subnet: 192.168.1.0/24}
+attachments:
+  - {container: "netns:<db>", network: lan, address: 192.168.1.160}
+"""
+
+
+def test_what_another_site_has_on_the_nic(world: World) -> None:
+    """In a container, where the host does not see it; and one function alone takes a NIC's frames first."""
+    world.apply(MACVLAN, "branch")
+    before = world.snapshot()
+    with pytest.raises(ConflictError, match=r"of netns:\S+db on top of eth0"):
+        world.apply(SITE)
+    same(before, world.snapshot())
+    world.settle(SITE, "branch")  # the same site may: its own leave first
+
+
+def test_what_a_container_has_on_the_nic_by_somebody_else(world: World) -> None:
+    ip(world, f"link add link eth0 name up netns {world.names['web']} type macvlan mode bridge")
+    before = world.snapshot()
+    with pytest.raises(ConflictError, match=r"up of netns:\S+web on top of eth0"):
+        world.apply(SITE)
+    same(before, world.snapshot())

@@ -44,8 +44,9 @@ class Facts:
     would be without us. `iptables`: the families (`ip`, `ip6`) for which there is an iptables program. `nics`: what else is
     known of the NICs that the site names as uplinks, parents and devices, and that we have not had before. All is seen as it
     will be when NICs have become ports of their bridges (design, section 3, Relocation): `moved`: NIC → its bridge, which has
-    what was on the NIC; `taken`: the same, as it is now.
-    `lent`: a NIC's name on the host → the NIC, which is in a container by us.
+    what was on the NIC; `taken`: the same, as it is now. `cookie`: that of the host's namespace.
+    `lent`: a NIC's name on the host → the NIC, which is in a container by us. `inside`: the links that containers have on a
+    device of the host's, as far as these were looked into.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -57,7 +58,9 @@ class Facts:
     nics: Mapping[str, NicFacts] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
     taken: Mapping[str, str] = field(default_factory=dict)
+    cookie: int = 0
     lent: Mapping[str, Link] = field(default_factory=dict)
+    inside: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,17 +25,9 @@ _CONF = {
         *("accept_dad", "accept_ra", "accept_ra_defrtr", "accept_ra_from_local", "accept_ra_min_hop_limit", "accept_ra_mtu"),
         *("accept_ra_pinfo", "accept_ra_rt_info_max_plen", "accept_ra_rt_info_min_plen", "accept_ra_rtr_pref"),
         *("accept_redirects", "accept_source_route", "accept_untracked_na", "stable_secret", "addr_gen_mode", "autoconf"),
-        *(
-            "dad_transmits",
-            "disable_ipv6",
-            "enhanced_dad",
-            "force_forwarding",
-            "hop_limit",
-            "keep_addr_on_down",
-            "max_addresses",
-            "proxy_ndp",
-        ),
-        *("router_solicitations", "temp_prefered_lft", "temp_valid_lft", "use_optimistic", "use_tempaddr"),
+        *("dad_transmits", "disable_ipv6", "enhanced_dad", "force_forwarding", "hop_limit", "keep_addr_on_down"),
+        *("max_addresses", "proxy_ndp", "router_solicitations", "temp_prefered_lft", "temp_valid_lft", "use_optimistic"),
+        *("use_tempaddr",),
     ),
 }
 """A device's own parameters that decide how it speaks IP (Documentation/networking/ip-sysctl.rst), in the order of writing:
@@ -102,6 +94,9 @@ def _refuse_kind(link: Link, bridge: str, network: str) -> None:
 def refuse_what_is_on_it(link: Link, network: str, view: View) -> None:
     """What would not go along. Errors: `ConflictError`."""
     on_top = [other.name for other in view.facts.links.values() if _rides_on(other, link.name)]
+    # Our own site's leave before the NIC goes.
+    others = (other for other in view.facts.inside if not (other.owner and other.owner.site == view.site.name))
+    on_top += [f"{other.name} of {other.netns}" for other in others if _rides_on(other, link.name)]
     if on_top:
         message = f"network {network}: {', '.join(on_top)} on top of {link.name} would lose its way: nothing was touched"
         raise ConflictError(message, f"remove it, or carry its VLAN by `trunk` of network {network}")
