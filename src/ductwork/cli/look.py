@@ -32,16 +32,18 @@ def ps(container: str | None, as_json: bool, state: Path, store: str, quiet: boo
         return
     if not found:
         if not quiet:
-            click.echo("nothing of ductwork's is in a container here", err=True)
+            click.echo(f"nothing of ductwork's is in {container or 'a container here'}", err=True)
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
-    for heading in ("CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "MAC", "HOST SIDE", "BRIDGE"):
+    for heading in ("CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "MAC", "HOST SIDE", "BRIDGE OR PARENT", "VLAN"):
         table.add_column(heading, no_wrap=True)
     for row in found:
-        addresses = "\n".join(row.addresses)
-        table.add_row(row.container, row.interface, row.network, addresses, row.mac, row.host_interface, row.bridge)
+        named = (row.container, row.interface, row.network, "\n".join(row.addresses), row.mac)
+        # As Text: in a str, Rich takes `:ab:` for an emoji and `[x]` for a style.
+        table.add_row(*map(Text, (*named, row.host_interface, row.bridge or row.parent, str(row.vlan or ""))))
     # Addresses and MACs are copied and grepped: a line that is too long runs over, and is never folded within a word.
-    Console(width=_ANY_WIDTH, soft_wrap=True).print(table)
+    Console(width=_ANY_WIDTH, soft_wrap=True, emoji=False, markup=False, highlight=False).print(table)
