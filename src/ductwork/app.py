@@ -93,9 +93,10 @@ class _Machine:
     def missing(self, features: Iterable[str]) -> dict[str, str]:
         from ductwork.backends.kernel import missing
 
-        split = [feature.partition(f"{OVSDB} ") for feature in features]
-        silent = {f"Open vSwitch ({at or 'of this machine'})": self._switches.available(at) for _, named, at in split if named}
-        return {what: why for what, why in silent.items() if why} | missing(feature for feature, named, _ in split if not named)
+        asked = list(features)
+        databases = {feature: feature.removeprefix(f"{OVSDB} ") for feature in asked if feature.startswith(f"{OVSDB} ")}
+        silent = {feature: self._switches.available(at) for feature, at in databases.items()}
+        return {feature: why for feature, why in silent.items() if why} | missing(f for f in asked if f not in databases)
 
     def guests(self) -> frozenset[str]:
         places = [(partial(os.open, place, os.O_RDONLY | os.O_CLOEXEC), self._links.claims) for place in netns.all_places()]

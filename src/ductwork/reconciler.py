@@ -234,13 +234,19 @@ class Reconciler:
 
     def _refuse_without(self, found: Plan) -> None:
         """Before anything is touched: what this kernel has not. Errors: `MissingToolError`."""
-        features = {
-            feature for o in found.operations if isinstance(o, Create | Update) for feature in desire.needed_features(o.after)
+        needs = {
+            feature: o.after
+            for o in reversed(found.operations)
+            if isinstance(o, Create | Update)
+            for feature in desire.needed_features(o.after)
         }
-        missing = self._system.machine.missing(sorted(features)) if features else {}
+        missing = self._system.machine.missing(sorted(needs)) if needs else {}
         if missing:
-            feature, remedy = next(iter(missing.items()))
-            raise MissingToolError(f"{feature} is not here: nothing was touched", remedy)
+            feature, told = next(iter(missing.items()))
+            reason, _, remedy = told.partition(": ")
+            owner = needs[feature].owner
+            whose = f" of network {owner.network}" if owner and owner.network else f" of site {owner.site}" if owner else ""
+            raise MissingToolError(f"{reason}, and {needs[feature].key}{whose} needs it: nothing was touched", remedy)
 
     def _expect_guests(self, found: Plan) -> None:
         """Noted before they have anything of ours."""
@@ -384,7 +390,7 @@ class Reconciler:
         if goal.links is not None:
             wanted = {element.key: element for element in goal.elements(state)}
             state |= {element.key: element for element in self._system.elements.look_up(list(wanted.values()))}
-        cookies = {name: reading.cookie for name, reading in readings.items()}
+        cookies = {HOST: self._cookie, **{name: reading.cookie for name, reading in readings.items()}}
         facts = desire.facts(state, cookies, {}, self._system.iptables)
         if goal.links is None:
             known = self._system.sysctls.read_paths((*sysctl_paths(facts), *uplink.sysctl_paths(goal.nics)))

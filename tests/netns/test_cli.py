@@ -19,6 +19,7 @@ from host import Done, World, build_world, same
 
 from ductwork import journal
 from ductwork.app import build_engine
+from ductwork.backends import kernel
 from ductwork.cli import common, main
 
 pytestmark = pytest.mark.netns
@@ -265,6 +266,24 @@ def test_in_the_way_is_told(world: World, cli: Cli) -> None:
     told = cli("apply", world.write(SITE), code=1).err
     assert told.startswith("ductwork: error: link dw-lan is in the way")
     assert "nothing was touched\n  remove or rename" in told
+    same(before, world.snapshot())
+
+
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_what_the_kernel_lacks_is_told_with_what_needs_it(
+    command: str, world: World, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.uplink()
+    before = world.snapshot()
+    monkeypatch.setitem(kernel._known, "vlan", False)
+    tagged = SITE.replace("driver: bridge", "driver: macvlan, parent: eth0, vlan: 100, allocate: 10.1.1.0/25")
+    told = cli(command, world.write(tagged), code=1).err
+    assert "this kernel has no 802.1q (vlan), and link eth0.100 of site office needs it: nothing was touched" in told
+    assert "\n  `modprobe 8021q`" in told
+    monkeypatch.setitem(kernel._known, "tbf", False)
+    site = world.write(SITE.replace("network: lan}", "network: lan, rate: {ingress: 1mbit}}"))
+    told = cli(command, site, code=1).err
+    assert "this kernel has no token buckets, and " in told and " of network lan needs it: nothing was touched" in told
     same(before, world.snapshot())
 
 

@@ -42,7 +42,7 @@ class _Trial(NamedTuple):
 
 _TRIALS = {
     "vlan": _Trial(
-        "vlan", "this kernel has no 802.1q: `modprobe 8021q`, or one with CONFIG_VLAN_8021Q", _VLAN_ID_7, on_parent=True
+        "vlan", "this kernel has no 802.1q (vlan): `modprobe 8021q`, or one with CONFIG_VLAN_8021Q", _VLAN_ID_7, on_parent=True
     ),
     "macvlan": _Trial("macvlan", "this kernel has no macvlan: `modprobe macvlan`, or one with CONFIG_MACVLAN", on_parent=True),
     "ipvlan": _Trial("ipvlan", "this kernel has no ipvlan: `modprobe ipvlan`, or one with CONFIG_IPVLAN", on_parent=True),
