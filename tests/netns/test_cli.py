@@ -168,6 +168,7 @@ def test_attach_and_detach(world: World, cli: Cli) -> None:
 def test_schema_and_version(cli: Cli) -> None:
     assert "properties" in json.loads(cli("schema").out)
     assert cli("version").out.startswith("ductwork ")
+    assert cli("--version").out == cli("version").out
 
 
 # which host
@@ -204,6 +205,7 @@ def test_the_host_is_unknown(world: World, cli: Cli, text: str, words: list[str]
 
 def misuses(web: str) -> Iterator[tuple[list[str], str]]:
     yield ["frobnicate"], "No such command"
+    yield ["aplly"], "did you mean `apply`?"
     yield ["doctor"], "not in this version"
     yield ["apply"], "Missing argument"
     yield ["apply", "site.yaml", "--frobnicate"], "No such option"

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import click
 
+from ductwork import __version__
 from ductwork.errors import DuctworkError, SiteError
 
 _COMMANDS = {
@@ -45,6 +46,10 @@ class _Commands(click.Group):
         if cmd_name in _NOT_YET:
             ctx.fail(f"`{cmd_name}` is not in this version of ductwork yet; `ductwork --help` lists what is")
         if cmd_name not in _COMMANDS:
+            if not cmd_name.startswith("-") and not ctx.resilient_parsing:
+                from ductwork.site.values import closest
+
+                ctx.fail(f"no such command `{cmd_name}`: {closest(cmd_name, _COMMANDS)}`ductwork --help` lists what there is")
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
@@ -52,6 +57,7 @@ class _Commands(click.Group):
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ductwork", message="%(prog)s %(version)s")
 def root() -> None:
     """Declarative networking for containers across hosts.
 
