@@ -1,4 +1,4 @@
-"""Limits at a port of Open vSwitch's data path in user space: of what a container is sent. For what it sends, they are refused."""
+"""Limits at a port of Open vSwitch's data path in user space: for what a container is sent; for what it sends, none."""
 
 from __future__ import annotations
 
