@@ -16,19 +16,20 @@ from typing import Any
 from ductwork import ipam, serial
 from ductwork.confirmation import Guard
 from ductwork.drivers.registry import DRIVERS
+from ductwork.duplicates import in_use
 from ductwork.errors import DuctworkError, UsageError
 from ductwork.goals import NOT_VIGILANT, ApplySite, Attach, DestroySite, Detach, Observation, Vigilance, links_of
 from ductwork.journal import Awaiting
 from ductwork.naming import mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
-from ductwork.resources import HOST, Address, IPAddress, IPInterface, Key, Link, Owner
+from ductwork.resources import HOST, Address, Create, IPAddress, IPInterface, Key, Link, Owner, Probe
 from ductwork.site.model import Attachment, Network, Site
 from ductwork.store import Store
 
 _NETWORKS = "networks"
 _ATTACHMENTS = "attachments"
 _USED = "used"
-"""Addresses that our attachments had in somebody else's LAN, each with its MAC: nobody has to be asked for them again."""
+"""What our attachments had in somebody else's LAN: addresses, their MAC and wire. Nobody has to be asked for them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ class Engine:
 
             report = self._reconciler.carry_out(goal, prepare)
             self._remember_networks(goal, report.observation)
-            self._remember_used(goal, report.observation)
-            return self._attach_again(site.name, report)
+            self._remember_used(goal, report)
+            return self._attach_again(site.name, report, dad)
 
     def destroy(self, site: str | None) -> Report:
         """Remove what a site (None: ductwork) has here. Addresses stay remembered."""
@@ -212,18 +213,19 @@ class Engine:
                 self._store.remember(_NETWORKS, key, None)
 
     def _vigilance(self, dad: bool) -> Vigilance:
-        used: Iterable[Mapping[str, Any]] = self._store.remembered(_USED).values() if dad else ()
-        return Vigilance(dad, frozenset((value["mac"], ip_address(text)) for value in used for text in value["addresses"]))
+        used = self._store.remembered(_USED) if dad else {}
+        return Vigilance(dad, frozenset(item for key, value in used.items() if "nic" in value for item in _had(key, value)))
 
-    def _remember_used(self, goal: ApplySite | Attach, observation: Observation) -> None:
-        known = self._store.remembered(_USED)
-        for attachment in goal.site.on(goal.host):
-            addresses = goal.addresses.get(attachment.id, ())
-            external = goal.site.networks[attachment.network].external
-            if not (external and addresses and attachment.container in observation.facts.containers):
-                continue
-            key = f"{goal.site.name}/{attachment.network}/{attachment.container}/{attachment.interface}"
-            value: dict[str, object] = {"mac": attachment.mac, "addresses": [str(address.ip) for address in addresses]}
+    def _remember_used(self, goal: ApplySite | Attach, report: Report) -> None:
+        """Of the attachments that were given an address just now. The MAC is that which the interface has: an ipvlan has its
+        parent's, whatever the attachment says."""
+        known, used = self._store.remembered(_USED), dict[str, dict[str, object]]()
+        for address, probe in in_use((o.after for o in report.operations if isinstance(o, Create)), report.observation.state):
+            if address.owner and address.owner.container:
+                key = "/".join((address.owner.site, *address.owner[2:5]))
+                addresses = [str(each.ip) for each in goal.addresses[address.owner[3:5]]]
+                used[key] = {"mac": probe.mac, "nic": probe.link, "vlan": probe.vlan, "addresses": addresses}
+        for key, value in used.items():
             if known.get(key) != value:
                 self._store.remember(_USED, key, value)
 
@@ -258,19 +260,19 @@ class Engine:
         goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge, gone, vigilance)
         try:
             report = self._reconciler.carry_out(goal)
-            self._remember_used(goal, report.observation)
+            self._remember_used(goal, report)
             return report
         except DuctworkError:
             if lease != former:
                 self._store.lease(site.name, known.network.name, holder, former)
             raise
 
-    def _attach_again(self, site: str, report: Report) -> Report:
+    def _attach_again(self, site: str, report: Report, dad: bool) -> Report:
         """What was attached by hand to the site's networks, where its container has been started anew."""
         for value in self._store.remembered(_ATTACHMENTS).values():
             if value["site"] == site and f"{site}/{value['network']}" in self._store.remembered(_NETWORKS):
                 known = self._known_network(f"{site}/{value['network']}")
-                report = report.joined(self._plug_in(known, serial.decode(value["attachment"])))
+                report = report.joined(self._plug_in(known, serial.decode(value["attachment"]), dad))
         return report
 
     def detach(self, container: str, network: str, interface: str | None = None) -> Report:
@@ -344,6 +346,14 @@ class Engine:
             gateway=request.gateway,
             mtu_bytes=request.mtu_bytes,
         )
+
+
+def _had(key: str, value: Mapping[str, Any]) -> Iterable[tuple[Key, Probe]]:
+    """One entry of what was used, as `Vigilance` has it."""
+    container, interface = key.split("/")[2:]
+    for text in value["addresses"]:
+        probe = Probe(value["nic"], ip_address(text), value["vlan"], value["mac"])
+        yield Key("address", container, (interface, text)), probe
 
 
 def _assigned(

@@ -16,17 +16,18 @@ from ductwork.naming import host_ifname
 from ductwork.relocation import facts_after
 from ductwork.resources import HOST, IPAddress, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, Route, State
 from ductwork.resources.base import SHARED
+from ductwork.resources.probe import Probe
 from ductwork.services import antispoof, ruleset
 from ductwork.site.model import Network, Site
 
 
 @dataclass(frozen=True, slots=True)
 class Vigilance:
-    """How much a command looks out for other machines that have its addresses. `known`: (MAC, address) of what our
-    attachments had before."""
+    """How much a command looks out for other machines that have its addresses. `known`: which attachment had
+    which address before, with which MAC on which wire (`duplicates.Wires`)."""
 
     enabled: bool = False
-    known: frozenset[tuple[str, IPAddress]] = field(default_factory=frozenset)
+    known: frozenset[tuple[Key, Probe]] = field(default_factory=frozenset)
 
 
 NOT_VIGILANT = Vigilance()
