@@ -17,7 +17,7 @@ from ductwork.resources.base import SHARED
 from ductwork.resources.ovs_guard import COOKIE, COOKIE_MASK, DEAF_TABLE
 
 PACKAGE, NFT_PACKAGE = "openvswitch-switch", "nftables"
-_FLOW = re.compile(r"cookie=(0x[0-9a-f]+),.*\bin_port=(?:\"([^\"]+)\"|([^,\s]+))")
+_FLOW = re.compile(r"cookie=(0x[0-9a-f]+), (.*?)\bin_port=(?:\"([^\"]+)\"|([^,\s]+))[, ]*(.*)")
 _BRIDGES_OWN = "LOCAL"
 _NOBODY = Owner("")
 
@@ -87,14 +87,19 @@ def _script(operation: Operation) -> str:
 def _guards(bridge: OvsBridge) -> list[Resource]:
     """By the port's name, LOCAL for the bridge's own; a number is that of a port that is gone."""
     asked = f"cookie={COOKIE:#x}/{COOKIE_MASK:#x}"
-    result = run(["ovs-ofctl", "--names", "dump-flows", switch(bridge.name, bridge.database), asked], package=PACKAGE)
-    counted = Counter((m[2] or m[3], int(m[1], 16)) for m in map(_FLOW.search, result.out.splitlines()) if m)
-    several = Counter(port for port, _ in counted)
+    result = run(
+        ["ovs-ofctl", "--names", "--no-stats", "dump-flows", switch(bridge.name, bridge.database), asked], package=PACKAGE
+    )
+    flows: dict[tuple[str, int], list[str]] = {}
+    for m in filter(None, map(_FLOW.search, result.out.splitlines())):
+        flows.setdefault((m[3] or m[4], int(m[1], 16)), []).append(m[2] + m[5])
+    several = Counter(port for port, _ in flows)
     found: dict[str, Resource] = {}
-    for (port, cookie), number in counted.items():
-        whole = number & 0xFF == cookie & 0xFF and several[port] == 1
+    for (port, cookie), its in flows.items():
+        whole = len(its) & 0xFF == cookie & 0xFF and several[port] == 1
         link = bridge.name if port == _BRIDGES_OWN else port
-        found[link] = OvsGuard(link, bridge.name, cookie if whole else 0, owner=_NOBODY, database=bridge.database)
+        known = (cookie, tuple(its)) if whole else (0, ())
+        found[link] = OvsGuard(link, bridge.name, *known, owner=_NOBODY, database=bridge.database)
     return list(found.values())
 
 
