@@ -29,6 +29,9 @@ class Machine(Protocol):
 
     def cookie(self) -> int: ...
 
+    def home(self) -> int:
+        """The host's cookie."""
+
     def do(self, *operations: Operation, netns: str = HOST) -> list[str]:
         """What each was answered; empty where it was done."""
 
@@ -45,6 +48,9 @@ class Fake:
 
     def cookie(self) -> int:
         return self.kernel.containers[WEB]
+
+    def home(self) -> int:
+        return self.kernel.cookie()
 
     def _inside(self, netns: str, work: Callable[[FakeBackend], list[str] | list[Resource]]) -> list:  # type: ignore[type-arg]
         backend = self.kernel.links()
@@ -78,6 +84,9 @@ class Real:
 
     def cookie(self) -> int:
         return inside(self.web, namespaces.cookie)
+
+    def home(self) -> int:
+        return inside(self.host, namespaces.cookie)
 
     def do(self, *operations: Operation, netns: str = HOST) -> list[str]:
         ns = self.web if netns else self.host

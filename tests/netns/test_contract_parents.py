@@ -37,7 +37,7 @@ BUSY = ["Device or resource busy"]
 
 
 def owner(machine: Machine, interface: str = "eth1", device: str = "") -> Owner:
-    return Owner("office", "site", "lan", WEB, interface, machine.cookie(), device)
+    return Owner("office", "site", "lan", WEB, interface, machine.cookie(), device, machine.home() if device else 0)
 
 
 def macvlan(machine: Machine, name: str = "eth1", mode: str = "bridge", mac: str = INNER_MAC, parent: str = NIC) -> Link:
@@ -338,6 +338,10 @@ def test_one_that_the_kernel_sent_home_gets_its_name_back(real: Real) -> None:
     sh(real.host, "ip", "link", "set", "dev", "eth1", "alias", mark.alias("eth1", "veth"))
     stranded = link(real, HOST, "eth1")
     assert (stranded.spec, stranded.owner) == (NicSpec(NIC), mark)
+    another = mark._replace(home=mark.home + 1).alias("eth1", "veth")
+    sh(real.host, "ip", "link", "set", "dev", "eth1", "alias", another)
+    assert link(real, HOST, "eth1").owner is None
+    sh(real.host, "ip", "link", "set", "dev", "eth1", "alias", mark.alias("eth1", "veth"))
     assert real.do(Delete(stranded)) == [""]
     assert read(real) == {nic.key: replace(nic, up=False)}
 

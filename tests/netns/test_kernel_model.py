@@ -129,7 +129,7 @@ def _lend(machine: Machine, name: str, up: bool) -> Step:
         nic = state.get(KEPT[1])
         if not isinstance(nic, Link) or any(isinstance(r, Link) and isinstance(r.spec, MacvlanSpec) for r in state.values()):
             return None
-        owner = Owner("office", "site", "lan", WEB, name, machine.cookie(), NIC)
+        owner = Owner("office", "site", "lan", WEB, name, machine.cookie(), NIC, machine.home())
         return Create(replace(nic, netns=WEB, name=name, up=up, spec=NicSpec(NIC), owner=owner))
 
     return lend

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import sh, until
-from host import World, build_world, same
+from host import World, build_world, same, snapshot
 from lan import Lan
 
 from ductwork.backends.nic import NicReader
@@ -95,6 +95,25 @@ def test_by_hand(world: World) -> None:
     assert world.ping("db", "192.168.7.9")
     world.engine(lambda engine: engine.detach(request.container, "direct"))
     same(before, settled(world))
+
+
+@pytest.mark.usefixtures("hardware")
+@pytest.mark.parametrize("name", ["office", None], ids=["its site", "everything"])
+def test_another_host_of_this_machine_leaves_it(
+    world: World, netns: Callable[[str], str], tmp_path: Path, name: str | None
+) -> None:
+    """And its own knows it by the mark alone, when the journal is lost."""
+    world.apply(SITE)
+    lent = settled(world)
+    beta = World(netns, tmp_path / "beta", netns("beta"))
+    beta.directory.mkdir()
+    empty = snapshot(beta.host)
+    beta.destroy(name)
+    same(empty, snapshot(beta.host))
+    same(lent, settled(world))
+    shutil.rmtree(world.run_directory)
+    world.destroy(name)
+    assert "nic7" in sh(world.host, "ip", "link")
 
 
 @pytest.mark.usefixtures("hardware")

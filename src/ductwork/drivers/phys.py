@@ -45,7 +45,7 @@ class PhysDriver:
     def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterator[Resource]:
         nic = _nic(network, view)
         device = self.ifname(network, view.host)
-        owner = view.owner(network.name, attachment)._replace(device=device)
+        owner = view.owner(network.name, attachment)._replace(device=device, home=view.facts.cookie)
         container, interface = attachment.id
         yield Link(container, interface, nic.kind, nic.mac, nic.mtu_bytes, spec=NicSpec(device), owner=owner)
         yield from inside(network, attachment, nic.mtu_bytes, view, None)

@@ -50,8 +50,8 @@ class Key(NamedTuple):
 
 class Owner(NamedTuple):
     """Whose a resource is: the site, the origin (`site`, `attach`, …: contract 1.8), the network and, of an attachment,
-    its container and interface; `cookie` is that of the container's network namespace, 0 elsewhere; `device`: of a NIC that
-    has moved into the container, its name on the host."""
+    its container and interface; `cookie` is that of the container's network namespace, 0 elsewhere; of a NIC that has moved
+    into the container, `device` is its name on the host, and `home` the cookie of the host's namespace."""
 
     site: str
     origin: str = "site"
@@ -60,12 +60,13 @@ class Owner(NamedTuple):
     interface: str = ""
     cookie: int = 0
     device: str = ""
+    home: int = 0
 
     def alias(self, ifname: str, kind: str) -> str:
         """The mark as an interface alias (IFALIASZ: 255 characters); it ends in a digest that binds it to name and kind,
         so that an alias copied to another link is no mark."""
         text = f"ductwork:{self.site}/{self.origin}/{self.network}/{self.container}/{self.interface}/{self.cookie}"
-        text += f"/{self.device}" if self.device else ""
+        text += f"/{self.device}/{self.home}" if self.device else ""
         return f"{text}#{_digest(text, ifname, kind)}"
 
     @classmethod
@@ -75,10 +76,11 @@ class Owner(NamedTuple):
             return None
         text, _, digest = alias.rpartition("#")
         parts = text.removeprefix("ductwork:").split("/")
-        if len(parts) not in (6, 7) or not parts[5].isdigit() or digest != _digest(text, ifname, kind):
+        if len(parts) not in (6, 8) or not all(map(str.isdecimal, parts[5::2])) or digest != _digest(text, ifname, kind):
             return None
         site, origin, network, container, interface, cookie, *device = parts
-        return cls(site, origin, network, container, interface, int(cookie), *device)
+        lent = (device[0], int(device[1])) if device else ()
+        return cls(site, origin, network, container, interface, int(cookie), *lent)
 
     def comment(self) -> str:
         """The mark of what belongs to a network as a whole, as an nftables comment (at most 128 characters)."""

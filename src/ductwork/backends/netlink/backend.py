@@ -72,6 +72,7 @@ class NetlinkBackend:
     def __init__(self, open_netns: Callable[[str], int], gate: Callable[[str], None] = _no_gate) -> None:
         self._places = Places(open_netns, gate)
         self._host = self._places.host
+        self._home = cookie_of(self._host.socket)
 
     def close(self) -> None:
         self._places.close()
@@ -119,7 +120,7 @@ class NetlinkBackend:
         read = []
         for body in _link_answers(opened, wanted):
             told = decode_link.attributes_of(body)
-            read.append((decode_link.link(netns, body, told), told))
+            read.append((decode_link.link(netns, body, told, self._home), told))
         if netns and any(link.owner or _has_parent(link) for link, _ in read):
             nsid = self._places.host_nsid(opened)
             read = [(decode_link.claim(link, told, nsid), told) for link, told in read]
@@ -188,7 +189,7 @@ class NetlinkBackend:
             opened.execute(piece)
             self._places.gate("after")
         answers = opened.dump(encode.RTM_GETLINK, encode_link.ifinfo())
-        read = (decode_link.link(HOST, answer, decode_link.attributes_of(answer)) for answer in answers)
+        read = (decode_link.link(HOST, answer, decode_link.attributes_of(answer), self._home) for answer in answers)
         members = [link for link in read if link.group == group]
         if all(marked.get(link.index) == (link.name, link.owner) for link in members):
             self._places.gate("before")

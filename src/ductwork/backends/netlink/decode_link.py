@@ -2,8 +2,8 @@
 
 Invariant: what is read is what the kernel says. A parent or underlay is given as `#INDEX`, and that of a link in a container
 only where it is a device of the host's; names are known when all links are. In a container a mark is a claim
-(`ownership.py`). Sources: include/uapi/linux/{if_link,if_bridge,
-net_namespace}.h.
+(`ownership.py`); that of a NIC which another host on this machine has lent is none. Sources:
+include/uapi/linux/{if_link,if_bridge,net_namespace}.h.
 """
 
 from __future__ import annotations
@@ -76,13 +76,15 @@ def attributes_of(body: bytes) -> dict[int, bytes]:
     return attributes(body, 16)
 
 
-def link(netns: str, body: bytes, found: Attributes) -> Link:
-    """RTM_NEWLINK → Link."""
+def link(netns: str, body: bytes, found: Attributes, home: int) -> Link:
+    """RTM_NEWLINK → Link. `home`: the cookie of the host's namespace."""
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
     name = string(found[3])
     info = attributes(found[18]) if 18 in found else {}
     kind = string(info.get(1, b""))
     owner = Owner.from_alias(string(found[20]), name, kind) if 20 in found else None
+    if owner and owner.device and owner.home != home:
+        owner = None
     group = _number(found.get(27))
     return Link(
         netns=netns,
