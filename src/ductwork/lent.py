@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from ductwork import desire
 from ductwork.journal import Journal
-from ductwork.resources import HOST, Address, Create, Link, NicSpec, Operation, Resource, Route, State, Sysctl
+from ductwork.resources import HOST, Address, Create, Key, Link, NicSpec, Operation, Resource, Route, State, Sysctl
 from ductwork.services.uplink import device_paths
 
 
@@ -40,6 +40,10 @@ class LentNics:
         staying = {device for device, link in desire.lent(state).items() if not mine(link)}
         kept = self._journal.lent()
         return [resource for device, its in kept.items() if device not in wanted and device not in staying for resource in its]
+
+    def to_mend(self, desired: State) -> set[Key]:
+        """The NICs that are to be as they were: whoever brought one home may have been killed before it was."""
+        return {Key("link", HOST, (device,)) for device in self._journal.lent()} & desired.keys()
 
     def settle(self, state: State) -> None:
         """Forget those that are at home again, with all that they had."""

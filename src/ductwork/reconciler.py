@@ -489,7 +489,8 @@ class Reconciler:
                 observation.state[read.key] = read
 
     def _plan(self, goal: Goal, observation: Observation, desired: Mapping[Key, Resource]) -> Plan:
-        return plan(desired, observation.state, partial(goal.mine, observed=observation.state))
+        lent = self._lent.to_mend(desired)
+        return plan(desired, observation.state, lambda r: r.key in lent or goal.mine(r, observation.state))
 
 
 def _is_guest(resource: Resource) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from conftest import sh, until
 from host import World, build_world, same, snapshot
 from lan import Lan
+from test_crash import moments, nothing
 
 from ductwork.backends.nic import NicReader
 from ductwork.cli.render import as_commands
@@ -95,6 +96,27 @@ def test_by_hand(world: World) -> None:
     assert world.ping("db", "192.168.7.9")
     world.engine(lambda engine: engine.detach(request.container, "direct"))
     same(before, settled(world))
+
+
+@pytest.mark.usefixtures("hardware")
+def test_killed_on_its_way(world: World) -> None:
+    """At each send, there and back: the next command knows it again."""
+    before, site = settled(world), world.site(SITE)
+    world.apply(SITE)
+    wanted = settled(world)
+    world.destroy()
+    for moment in moments(world, lambda engine: engine.apply(site, ""), nothing):
+        if moment % 2:
+            world.apply(SITE)
+            same(wanted, settled(world))
+        world.destroy()
+        same(before, settled(world))
+    for moment in moments(world, lambda engine: engine.destroy("office"), lambda: world.apply(SITE)):
+        if moment % 2:
+            world.apply(SITE)
+            same(wanted, settled(world))
+        world.destroy()
+        same(before, settled(world))
 
 
 @pytest.mark.usefixtures("hardware")

@@ -215,17 +215,16 @@ def vlans_request(index: int) -> bytes:
     return _BR_VLAN_MSG.pack(AF_BRIDGE, index)
 
 
-def move(index: int, netns_fd: int, name: str, new_index: int) -> Message:
-    """Into another namespace, and there renamed (the move itself keeps the name)."""
-    body = ifinfo(index) + u32(_IFLA_NET_NS_FD, netns_fd) + text(3, name) + u32(_IFLA_NEW_IFINDEX, new_index)
-    return Message(RTM_SETLINK, 0, body)
+def move(index: int, netns_fd: int, link: Link, new_index: int) -> Message:
+    """Into another namespace, and there renamed (the move itself keeps the name) and marked."""
+    body = ifinfo(index) + u32(_IFLA_NET_NS_FD, netns_fd) + text(3, link.name) + u32(_IFLA_NEW_IFINDEX, new_index)
+    return Message(RTM_SETLINK, 0, body + _alias(link))
 
 
-def configure(link: Link, index: int, *, mark: bool) -> Message:
+def configure(link: Link, index: int) -> Message:
     """What a link is to be that something else has made: a NIC that has arrived in a container, a switch's own device."""
     flags = IFF_UP if link.up else 0
-    body = ifinfo(index, flags, IFF_UP) + attribute(1, _mac(link.mac)) + u32(4, link.mtu_bytes)
-    return Message(RTM_SETLINK, 0, body + (_alias(link) if mark else b""))
+    return Message(RTM_SETLINK, 0, ifinfo(index, flags, IFF_UP) + attribute(1, _mac(link.mac)) + u32(4, link.mtu_bytes))
 
 
 def move_home(index: int, netns_fd: int, name: str) -> Message:

@@ -1,7 +1,8 @@
 """A NIC of the host's on its way into a container and back.
 
 Invariant: it is moved only where its name is free on the other side: the kernel moves first and renames then, and a NIC whose
-renaming was refused would stand there under another name.
+renaming was refused would stand there under another name. It has its mark as soon as it is there: the next process knows it,
+whenever this one is killed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def move_in(places: Places, opened: NetlinkSocket, link: Link, device: str) -> s
     except Exception as gone:
         return str(gone)
     places.gate("before")
-    [answer] = places.host.execute([encode_link.move(index, fd, link.name, inner)])
+    [answer] = places.host.execute([encode_link.move(index, fd, link, inner)])
     places.gate("after")
     os.close(fd)
     if answer == DONE:

@@ -208,7 +208,7 @@ class Context:
         if error:
             batch.errors[position] = error
             return
-        batch.add(position, encode_link.configure(link, self._index(link.name), mark=True))
+        batch.add(position, encode_link.configure(link, self._index(link.name)))
 
     def _send_home(self, position: int, link: Link, device: str, batch: Batch) -> None:
         fd = batch.keep(self._places.open_host())
@@ -229,7 +229,7 @@ class Context:
         index = self._places.look_up(self._opened, self._netns, link.name)
         if not index:
             raise UnknownLinkError
-        batch.add(position, encode_link.configure(link, index, mark=False))
+        batch.add(position, encode_link.configure(link, index))
 
     def _new_port(self, position: int, port: Port) -> Iterator[Message]:
         index = self._index(port.link)
