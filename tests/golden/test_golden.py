@@ -55,6 +55,7 @@ def _machine(site: Site, host: str) -> dict[Key, Resource]:
 def operations(site: Site, host: str) -> tuple[Operation, ...]:
     observed = _machine(site, host)
     cookies = {name: 100 + number for number, name in enumerate(dict.fromkeys(a.container for a in site.on(host)))}
+    cookies[HOST] = 1
     families = frozenset({"ip", "ip6"})
     values = dict.fromkeys(sysctl_paths(desire.facts(observed, cookies, {}, families)), "0")
     values |= dict.fromkeys((promisc_path("eth0"), "net/ipv4/conf/eth0/arp_ignore"), "0")
