@@ -51,8 +51,9 @@ class Engine:
     container: str
 
     def ductwork(self, command: str, *words: str) -> str:
-        site = self.world.write(SITE)
-        return self.world.cli(command, site, *words, env={"DOCKER_HOST": self.docker.url}).out
+        """What it told, notes included: a container that is not found is one."""
+        done = self.world.cli(command, self.world.write(SITE), *words, env={"DOCKER_HOST": self.docker.url})
+        return done.out + done.err
 
     def inside(self, *command: str) -> str:
         return self.docker.docker("exec", self.container, *command)
