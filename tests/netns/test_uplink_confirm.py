@@ -47,6 +47,7 @@ def test_streams_live_on_when_nobody_confirms(host: Guarded) -> None:
         host.apply(SITE, seconds=3)
         assert host.waits()
         assert on(host.world.host, "br0") and not on(host.world.host, "eth0"), "meanwhile the host goes by the bridge"
+        assert all(host.world.ping("other", address) for address in HOSTS_OWN)
         assert until(lambda: not host.waits()) and host.is_alone()
         assert not host.world.engine(lambda engine: engine.destroy("office")).operations, "the guard has left nothing"
     unbroken(found)
