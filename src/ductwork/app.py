@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ductwork import netns
+from ductwork import desire, netns
 from ductwork.backends.netlink.backend import NetlinkBackend
 from ductwork.backends.ovsdb.backend import OvsdbBackend
 from ductwork.backends.sysctl import SysctlBackend
 from ductwork.desire import OVSDB
 from ductwork.duplicates import Watch
 from ductwork.engine import Engine
+from ductwork.events import Source
 from ductwork.journal import RUN_DIRECTORY, Journal
 from ductwork.reconciler import Reconciler
 from ductwork.resources import Backend, NicFacts
@@ -30,6 +31,7 @@ from ductwork.system import System
 
 if TYPE_CHECKING:
     from ductwork.backends.nftables import NftablesBackend
+    from ductwork.site.model import Site
 
 STATE_DIRECTORY = Path("/var/lib/ductwork")
 
@@ -106,6 +108,30 @@ class _Machine:
         from ductwork.backends import dad
 
         return dad.Watch(links)
+
+
+def event_sources(site: Site, host: str, file: Path) -> dict[str, Callable[[], Source]]:
+    """What the agent listens to in the calling thread's namespace, by its name: what makes it."""
+    from ductwork.agent.agent import SITE_FILE
+    from ductwork.backends.file_events import FileEvents
+    from ductwork.backends.netlink import events
+    from ductwork.backends.nftables import TABLE
+    from ductwork.backends.ovsdb.client import default_address
+    from ductwork.backends.ovsdb.events import SwitchEvents
+    from ductwork.runtimes.docker_events import DockerEvents
+    from ductwork.runtimes.netns_events import NetnsEvents
+
+    nics = desire.nics(site, host)
+    found: dict[str, Callable[[], Source]] = {
+        SITE_FILE: lambda: FileEvents(file),
+        "netlink": lambda: events.link_events(nics),
+        "nftables": lambda: events.filter_events(TABLE),
+        "netns": NetnsEvents,
+        "docker": DockerEvents,
+    }
+    switches = {*desire.databases(site, host)}
+    switches |= {default_address()} if any(network.driver == "ovs" for network in site.networks.values()) else set()
+    return found | {f"Open vSwitch at {address}": partial(SwitchEvents, address) for address in switches}
 
 
 def _databases(store: SqliteStore) -> frozenset[str]:

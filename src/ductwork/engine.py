@@ -7,9 +7,10 @@ Invariant: addresses are stored before the kernel gets them, so that a crash nev
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
@@ -79,9 +80,10 @@ class Engine:
         goal, _ = self._site_goal(site, host)
         return self._reconciler.preview(goal)
 
-    def apply(self, site: Site, host: str, *, dad: bool = True, guard: Guard | None = None) -> Report:
+    def apply(self, site: Site, host: str, *, dad: bool = True, guard: Guard | None = None, asked: bool = True) -> Report:
         """Bring what the file has, remove what the site has no longer, and see to what was attached by hand. `dad`: ask
-        whether anybody else has an address before it is given. `guard`: takes it all back unless `confirm` comes in time."""
+        whether anybody else has an address before it is given. `guard`: takes it all back unless `confirm` comes in time.
+        `asked`: by a person, who may `undo` it."""
         goal, changes = self._site_goal(site, host)
         goal = replace(goal, vigilance=self._vigilance(dad))
 
@@ -92,10 +94,38 @@ class Engine:
                 if changes:
                     self._store.lease_all(site.name, changes)
 
-            report = self._reconciler.carry_out(goal, prepare)
+            report = self._reconciler.carry_out(goal, prepare, asked=asked)
             self._remember_networks(goal, report.observation)
             self._remember_used(goal, report)
-            return self._attach_again(site.name, report, dad)
+            return self._attach_again(site.name, report, dad, asked=asked)
+
+    def concerns(self, site: Site, host: str, container: str) -> bool:
+        """Whether the file, or what was attached by hand, may mean a container RUNTIME:NAME."""
+        remembered = (key.rpartition("/")[0] for key in self._store.remembered(_ATTACHMENTS))
+        references = {attachment.container for attachment in site.on(host)}.union(remembered)
+        return any(_is_called(reference, container) or _is_identifier(reference) for reference in references)
+
+    def plug_in(self, site: Site, host: str, container: str, *, dad: bool = True) -> Report | None:
+        """A container (RUNTIME:NAME) that has started: what the file and `attach` plug it into, and nothing else is looked at.
+        None: nothing does, by this name. It is no change that `undo` takes back. Errors: as `apply`."""
+        reports = []
+        attachments = tuple(a for a in site.on(host) if _is_called(a.container, container))
+        if attachments:
+            whole, changes = self._site_goal(site, host)
+            if changes:
+                self._store.lease_all(site.name, changes)
+            its = replace(site, attachments=attachments)
+            external = any(site.networks[a.network].external for a in attachments)
+            vigilance = self._vigilance(dad) if external else NOT_VIGILANT
+            goal = Attach(its, host, self._machine, whole.addresses, "site", vigilance=vigilance)
+            reports.append(self._reconciler.carry_out(goal, asked=False))
+            self._remember_used(goal, reports[0])
+        for value in self._store.remembered(_ATTACHMENTS).values():
+            attachment = serial.decode(value["attachment"])
+            key = f"{value['site']}/{value['network']}"
+            if _is_called(attachment.container, container) and key in self._store.remembered(_NETWORKS):
+                reports.append(self._plug_in(self._known_network(key), attachment, dad, asked=False))
+        return reduce(Report.joined, reports) if reports else None
 
     def destroy(self, site: str | None) -> Report:
         """Remove what a site (None: ductwork) has here. Addresses stay remembered."""
@@ -246,7 +276,7 @@ class Engine:
         )
         return report
 
-    def _plug_in(self, known: _KnownNetwork, attachment: Attachment, dad: bool = True) -> Report:
+    def _plug_in(self, known: _KnownNetwork, attachment: Attachment, dad: bool = True, *, asked: bool = True) -> Report:
         """Its address is stored before the kernel gets it, and given back if the kernel does not."""
         site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
         leases = self._store.leases(site.name, known.network.name)
@@ -257,9 +287,9 @@ class Engine:
             self._store.lease(site.name, known.network.name, holder, lease)
         vigilance = self._vigilance(dad) if known.network.external else NOT_VIGILANT
         gone = former if former != lease else ()
-        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, known.bridge, gone, vigilance)
+        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, former=gone, vigilance=vigilance)
         try:
-            report = self._reconciler.carry_out(goal)
+            report = self._reconciler.carry_out(goal, asked=asked)
             self._remember_used(goal, report)
             return report
         except DuctworkError:
@@ -267,12 +297,12 @@ class Engine:
                 self._store.lease(site.name, known.network.name, holder, former)
             raise
 
-    def _attach_again(self, site: str, report: Report, dad: bool) -> Report:
+    def _attach_again(self, site: str, report: Report, dad: bool, *, asked: bool) -> Report:
         """What was attached by hand to the site's networks, where its container has been started anew."""
         for value in self._store.remembered(_ATTACHMENTS).values():
             if value["site"] == site and f"{site}/{value['network']}" in self._store.remembered(_NETWORKS):
                 known = self._known_network(f"{site}/{value['network']}")
-                report = report.joined(self._plug_in(known, serial.decode(value["attachment"]), dad))
+                report = report.joined(self._plug_in(known, serial.decode(value["attachment"]), dad, asked=asked))
         return report
 
     def detach(self, container: str, network: str, interface: str | None = None) -> Report:
@@ -354,6 +384,16 @@ def _had(key: str, value: Mapping[str, Any]) -> Iterable[tuple[Key, Probe]]:
     for text in value["addresses"]:
         probe = Probe(value["nic"], ip_address(text), value["vlan"], value["mac"])
         yield Key("address", container, (interface, text)), probe
+
+
+def _is_called(reference: str, container: str) -> bool:
+    """Whether an attachment's reference, RUNTIME:NAME or NAME, means a container RUNTIME:NAME."""
+    return reference in (container, container.partition(":")[2])
+
+
+def _is_identifier(reference: str) -> bool:
+    """Whether it may be Docker's ID of a container, or the beginning of one, so that only Docker knows which one is meant."""
+    return bool(re.fullmatch(r"(docker:)?[0-9a-f]{12,64}", reference))
 
 
 def _assigned(

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ductwork import desire
 from ductwork.drivers import Facts, View, on_host
+from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import DuctworkError
 from ductwork.naming import host_ifname
 from ductwork.relocation import facts_after
@@ -18,7 +19,7 @@ from ductwork.resources import HOST, IPAddress, IPInterface, Key, Link, NftEleme
 from ductwork.resources.base import SHARED
 from ductwork.resources.probe import Probe
 from ductwork.services import antispoof, ruleset
-from ductwork.site.model import Network, Site
+from ductwork.site.model import Attachment, Network, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,55 +204,73 @@ class DestroySite:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """One attachment by hand, of a network already applied: `site` holds just these two. `former`: its addresses by the store,
-    where it has others now."""
+    """Attachments of one container, of networks already applied: `site` holds just these. `origin`: who plugs in (contract
+    1.8). `former`: addresses by the store, where an attachment has others now."""
 
     site: Site
     host: str
     machine: str
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
-    bridge: str
+    origin: str = "attach"
     former: tuple[IPAddress, ...] = ()
     vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
     nics: Sequence[str] = ()
-    databases: frozenset[str] = frozenset()
     thorough: bool = False
 
     @property
+    def databases(self) -> frozenset[str]:
+        return desire.databases(self.site, self.host)
+
+    @property
     def links(self) -> frozenset[str] | None:
-        attachment = self.site.attachments[0]
-        return links_of(self.site.networks[attachment.network], self.host, self.bridge, attachment.id)
+        found: set[str] = set()
+        for attachment in self.site.attachments:
+            its = links_of(self._network(attachment), self.host, self._device(attachment), attachment.id)
+            if its is None:
+                return None
+            found |= its
+        return frozenset(found)
 
     @property
     def title(self) -> str:
-        return f"attach {self.site.attachments[0].container} {self.site.attachments[0].network}"
+        networks = ", ".join(attachment.network for attachment in self.site.attachments)
+        return f"attach {self.site.attachments[0].container} {networks}"
 
     def containers(self, host: Iterable[Resource]) -> list[str]:
-        return [self.site.attachments[0].container]
+        return list(dict.fromkeys(attachment.container for attachment in self.site.attachments))
 
     def desired(self, observation: Observation) -> dict[Key, Resource]:
-        if self.bridge not in {**observation.facts.links, **observation.facts.lent}:
-            hint = f"`ductwork apply` the file of site {self.site.name} again"
-            raise DuctworkError(f"the device {self.bridge} of network {self.site.attachments[0].network} is not here", hint)
-        sight = desire.view(self.site, self.host, self.machine, observation.facts, self.addresses, "attach")
+        there = {**observation.facts.links, **observation.facts.lent}
+        for attachment in self.site.attachments:
+            if self._device(attachment) not in there:
+                hint = f"`ductwork apply` the file of site {self.site.name} again"
+                device = f"the device {self._device(attachment)} of network {attachment.network}"
+                raise DuctworkError(f"{device} is not here", hint)
+        sight = desire.view(self.site, self.host, self.machine, observation.facts, self.addresses, self.origin)
         return desire.desired_attachments(sight)
 
     def elements(self, state: State) -> Iterable[NftElement]:
         """By what the container has; a dead one, or one that has been, had what the store tells."""
-        attachment = self.site.attachments[0]
-        if self.former or Key("link", attachment.container, (attachment.interface,)) not in state:
-            addresses = (*self.former, *(address.ip for address in self.addresses.get(attachment.id, ())))
-            yield from antispoof.perhaps(host_ifname(*attachment.id), attachment.mac, addresses, self._owner)
-        yield from antispoof.found_on(self._owner, state)
-
-    @property
-    def _owner(self) -> Owner:
-        attachment = self.site.attachments[0]
-        return Owner(self.site.name, "attach", attachment.network, *attachment.id)
+        for attachment, owner in zip(self.site.attachments, self._owners, strict=True):
+            if self.former or Key("link", attachment.container, (attachment.interface,)) not in state:
+                addresses = (*self.former, *(address.ip for address in self.addresses.get(attachment.id, ())))
+                yield from antispoof.perhaps(host_ifname(*attachment.id), attachment.mac, addresses, owner)
+            yield from antispoof.found_on(owner, state)
 
     def mine(self, resource: Resource, observed: State) -> bool:
-        return _of_attachment(resource, self._owner)
+        return any(_of_attachment(resource, owner) for owner in self._owners)
+
+    def _network(self, attachment: Attachment) -> Network:
+        return self.site.networks[attachment.network]
+
+    def _device(self, attachment: Attachment) -> str:
+        network = self._network(attachment)
+        return DRIVERS[network.driver].ifname(network, self.host)
+
+    @property
+    def _owners(self) -> list[Owner]:
+        return [Owner(self.site.name, self.origin, a.network, *a.id) for a in self.site.attachments]
 
 
 @dataclass(frozen=True, slots=True)

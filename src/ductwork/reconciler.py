@@ -93,6 +93,7 @@ class Report:
 class _Transaction:
     """A change under way."""
 
+    asked: bool
     before: dict[Key, Resource | None] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     rounds: int = 0
@@ -148,13 +149,14 @@ class Reconciler:
         self._refuse_without(found)
         return Preview(found, observation, desired, tuple(self._resolver.notes))
 
-    def carry_out(self, goal: Goal, prepare: Callable[[], None] = lambda: None) -> Report:
+    def carry_out(self, goal: Goal, prepare: Callable[[], None] = lambda: None, *, asked: bool = True) -> Report:
         """Make it so, and look whether it is. `prepare` is called when nothing is in the way, before anything is touched.
+        `asked`: by a person, who may `undo` it.
 
         Errors: `ConflictError` (nothing touched), `ApplyError` (taken back), `RollbackError` (not wholly).
         """
         with self._journal.lock():
-            return self._transact(goal, prepare)
+            return self._transact(goal, prepare, asked=asked)
 
     def undo(self) -> Report:
         """Take the last change back; one that awaits confirmation does so no more. Errors: as `carry_out`;
@@ -174,8 +176,8 @@ class Reconciler:
 
     # carrying out
 
-    def _transact(self, goal: Goal, prepare: Callable[[], None]) -> Report:
-        transaction = _Transaction()
+    def _transact(self, goal: Goal, prepare: Callable[[], None], *, asked: bool = True) -> Report:
+        transaction = _Transaction(asked)
         try:
             return self._go(goal, prepare, transaction)
         except KeyboardInterrupt:
@@ -220,8 +222,10 @@ class Reconciler:
             self._foreign.settle(goal.needs, needed, observation.state)
             self._settle_guests(observation)
             self._lent.settle(observation.state)
-        if transaction.change:
+        if transaction.change and (transaction.asked or self._journal.awaiting()):
             self._journal.complete(transaction.change)
+        elif transaction.change:
+            self._journal.forget_change_under_way()
         return Report(
             observation,
             tuple(transaction.operations),

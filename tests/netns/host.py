@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from conftest import inside, ping, run, sh
 
@@ -147,10 +147,12 @@ class World:
         assert "Traceback" not in err
         return Done(process.returncode, out, err)
 
-    def start(self, *words: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str | Path, env: dict[str, str] | None = None, stderr: int | IO[str] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         argv = ["ip", "netns", "exec", self.host, sys.executable, "-m", "ductwork", *map(str, words)]
         environment = {**os.environ, "DUCTWORK_RUN": str(self.run_directory), "DUCTWORK_STATE": str(self.state), **(env or {})}
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
 
     # looking
 

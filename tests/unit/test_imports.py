@@ -21,9 +21,10 @@ FRONT = {"agent", "cli", "plugins", "lab", "doctor", "inspect"}
 PROTOCOLS = {"backends", "runtimes", "store"}
 """Their packages hold the protocols, which the engine speaks; their modules the classes, which only app.py sees."""
 
-BASE = {"errors", "resources"}
+BASE = {"errors", "resources", "events"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "events": set(),
     "resources": {"errors"},
     "netns": BASE,
 }

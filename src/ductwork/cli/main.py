@@ -29,11 +29,12 @@ _COMMANDS = {
     "attach": "ductwork.cli.attach:attach",
     "detach": "ductwork.cli.attach:detach",
     "ps": "ductwork.cli.look:ps",
+    "agent": "ductwork.cli.agent:agent",
     "lab": "ductwork.cli.lab:lab",
     "schema": "ductwork.cli.about:schema",
     "version": "ductwork.cli.about:version",
 }
-_NOT_YET = frozenset({"bridges", "fdb", "ports", "trace", "doctor", "agent", "pipework"})
+_NOT_YET = frozenset({"bridges", "fdb", "ports", "trace", "doctor", "pipework"})
 
 
 class _Commands(click.Group):

@@ -38,7 +38,7 @@ class DockerRuntime:
     default_url: ClassVar[str] = "unix:///var/run/docker.sock"
 
     def __init__(self, url: str | None = None) -> None:
-        self._url = url or os.environ.get(self.variable) or self.default_url
+        self.url = url or os.environ.get(self.variable) or self.default_url
 
     def find(self, names: list[str]) -> dict[str, Sandbox | None]:
         if not names:
@@ -77,18 +77,18 @@ class DockerRuntime:
     def _is_its(self, identity: str, pid: int) -> bool:
         if _in_cgroup_of(pid, identity):
             return True
-        if not self._url.startswith("unix://"):
+        if not self.url.startswith("unix://"):
             raise ContainerError(
-                f"{self.name} at {self._url} says that the container's process is {pid}, which here is something else",
+                f"{self.name} at {self.url} says that the container's process is {pid}, which here is something else",
                 "ductwork attaches containers of its own machine: run it where they run",
             )
         return self._pid(identity) == pid
 
     def _get(self, path: str) -> Any:
         """The decoded answer; None where there is no such thing."""
-        silent = f"{self.name} does not answer at {self._url}"
+        silent = f"{self.name} does not answer at {self.url}"
         try:
-            with _connected(self._url, self.variable) as connection:
+            with connected(self.url, self.variable) as connection:
                 status, body = _request(connection, path)
         except PermissionError:
             raise ContainerError(silent, "may this user open its socket? run it as root, or with sudo") from None
@@ -99,9 +99,9 @@ class DockerRuntime:
         try:
             answer = json.loads(body)
         except ValueError as error:
-            raise ContainerError(f"what answers at {self._url} is not {self.name}", f"check {self.variable}") from error
+            raise ContainerError(f"what answers at {self.url} is not {self.name}", f"check {self.variable}") from error
         if status != 200:
-            raise ContainerError(f"{self.name} at {self._url} refused {path}: {status} {answer.get('message', '')}")
+            raise ContainerError(f"{self.name} at {self.url} refused {path}: {status} {answer.get('message', '')}")
         return answer
 
 
@@ -146,7 +146,7 @@ def _in_cgroup_of(pid: int, identity: str) -> bool:
         return False
 
 
-def _connected(url: str, variable: str) -> socket.socket:
+def connected(url: str, variable: str) -> socket.socket:
     parts = urlsplit(url)
     encrypted = parts.scheme != "unix" and os.environ.get("DOCKER_TLS_VERIFY")
     if encrypted or parts.scheme not in ("unix", "tcp", "http"):

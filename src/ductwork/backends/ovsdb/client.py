@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -90,6 +91,22 @@ class Client:
                 if not self.switch_runs():
                     return f"{SWITCH} does not run, and has not done it"
         return ""
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def monitor(self, tables: Mapping[str, Row]) -> None:
+        """From now on be told of changes, which `updates` gives."""
+        self._ask("monitor", [DATABASE, None, tables])
+
+    def updates(self) -> Iterator[Row]:
+        """What was told since, table → its rows; does not wait. Errors: `OSError`."""
+        while self._buffer or select.select([self._socket], [], [], 0)[0]:
+            message = self._receive()
+            if message.get("method") == "echo":
+                self._send({"result": message["params"], "error": None, "id": message["id"]})
+            elif message.get("method") == "update":
+                yield message["params"][1]
 
     def _current(self) -> int:
         rows = self.transact([{"op": "select", "table": DATABASE, "where": [], "columns": ["cur_cfg"]}])[0]["rows"]
