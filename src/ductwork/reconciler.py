@@ -39,7 +39,6 @@ from ductwork.resources import (
     Sysctl,
     Update,
 )
-from ductwork.resources.sysctl import link_setting
 from ductwork.runtimes import Sandbox
 from ductwork.services import uplink
 from ductwork.services.nat import sysctl_paths
@@ -479,16 +478,16 @@ class Reconciler:
 
     def _read_settings(self, desired: Mapping[Key, Resource], observation: Observation) -> None:
         """Of containers' links, those that netlink does not tell along with them."""
-        wanted: dict[str, list[str]] = {}
+        wanted: dict[str, dict[str, str]] = {}
         for resource in desired.values():
-            if isinstance(resource, Sysctl) and resource.netns and any(link_setting(resource.path)):
-                wanted.setdefault(resource.netns, []).append(resource.path)
+            if isinstance(resource, Sysctl) and resource.netns and not resource.path.startswith("net/ipv6/"):
+                wanted.setdefault(resource.netns, {})[resource.path] = resource.link
         visits = [
             (partial(self.open_netns, name), partial(self._system.sysctls.read_paths, paths)) for name, paths in wanted.items()
         ]
         for name, found in zip(wanted, self._system.visitor.visit(visits) if visits else [], strict=True):
             for path, value in found.items() if isinstance(found, dict) else ():
-                read = Sysctl(name, path, value, link=link_setting(path)[0])
+                read = Sysctl(name, path, value, link=wanted[name][path])
                 assert isinstance(observation.state, dict)
                 observation.state[read.key] = read
 

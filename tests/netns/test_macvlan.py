@@ -386,3 +386,25 @@ def test_what_the_kernel_refuses_is_taken_back(hosts: Hosts, netns: Callable[[st
     with pytest.raises(ApplyError, match="taken back"):
         alpha.engine(lambda engine: engine.apply(alpha.site(SITE), "alpha", dad=False))
     same(before, settled(alpha))
+
+
+TWICE = f"""{HOSTS}
+networks:
+  lan: {{driver: macvlan, parent: eth0, subnet: 192.168.1.0/25, gateway: 192.168.1.9}}
+  more: {{driver: macvlan, parent: eth0, subnet: 192.168.1.128/25}}
+attachments:
+  - {{container: "netns:<web>", host: alpha, network: lan, address: 192.168.1.50, mac: "02:00:00:00:00:50"}}
+  - {{container: "netns:<web>", host: alpha, network: more, address: 192.168.1.150, mac: "02:00:00:00:00:51"}}
+"""
+
+
+def test_a_container_with_two_interfaces_on_a_wire_answers_once(hosts: Hosts) -> None:
+    before = settled(hosts.alpha)
+    hosts.alpha.settle(TWICE, host="alpha")
+    assert hosts.answers("192.168.1.50") == {"02:00:00:00:00:50"}
+    assert hosts.answers("192.168.1.150") == {"02:00:00:00:00:51"}
+    sh(hosts.ns("web"), "sysctl", "-qw", "net.ipv4.conf.eth2.arp_ignore=0")
+    hosts.alpha.settle(TWICE, host="alpha")
+    assert hosts.answers("192.168.1.50") == {"02:00:00:00:00:50"}
+    hosts.alpha.destroy()
+    same(before, settled(hosts.alpha))

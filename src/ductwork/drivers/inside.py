@@ -18,6 +18,10 @@ from ductwork.site.model import Attachment, Network
 LAYER_3 = frozenset({"l3", "l3s"})
 """The values of an option `mode` with which a network has no layer 2, and so no next hops: its host routes for it."""
 
+_OWN_ARP = {"arp_ignore": "1", "arp_announce": "2"}
+"""Each interface answers, and asks, for its own addresses alone (ip-sysctl.rst). By default a container with two on one wire
+answers for either address with both MACs (seen on 6.18)."""
+
 
 def inside(
     network: Network, attachment: Attachment, mtu_bytes: int, view: View, probe: tuple[str, int] | None = None
@@ -29,9 +33,18 @@ def inside(
         yield from _ipv6(network, container, interface, owner)
     for address in view.addresses.get(attachment.id, ()):
         yield Address(container, interface, address.ip, address.network.prefixlen, probe=probe, owner=owner)
+    if probe and _is_beside_another(attachment, view):
+        for name, value in _OWN_ARP.items():
+            yield Sysctl(container, f"net/ipv4/conf/{interface}/{name}", value, link=interface, owner=owner)
     for route in attachment.routes:
         yield Route(container, route.to, interface, route.via, metric=default_metric(route.to.version), owner=owner)
     yield from _default_routes(attachment, view)
+
+
+def _is_beside_another(attachment: Attachment, view: View) -> bool:
+    """Whether the container has several interfaces on somebody else's LANs, which may be one wire."""
+    its = view.attachments.get(attachment.container, ())
+    return sum(view.site.networks[each.network].external for each in its) > 1
 
 
 def ipv6_is_unused(network: Network) -> bool:
