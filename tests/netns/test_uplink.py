@@ -132,6 +132,11 @@ def test_streams_live_on(world: World) -> None:
     print("longest stalls:", [f"{each.stall_seconds * 1000:.0f} ms" for each in found])
 
 
+def reached(world: World, address: str) -> bool:
+    """From the LAN; on a busy machine one packet of several may be late."""
+    return until(lambda: world.ping("other", address), 5)
+
+
 @pytest.mark.parametrize("lost", ["nothing", "run"])
 def test_killed_at_each_send(world: World, lost: str) -> None:
     """The streams live on although nobody is there to mend it until the next `apply`."""
@@ -142,7 +147,7 @@ def test_killed_at_each_send(world: World, lost: str) -> None:
         while dies(world, moment, lambda engine: engine.apply(site, "")):
             if lost == "run":
                 shutil.rmtree(world.run_directory)
-            assert all(world.ping("other", address) for address in HOSTS_OWN), f"unreachable after death {moment}"
+            assert all(reached(world, address) for address in HOSTS_OWN), f"unreachable after death {moment}"
             if moment % 2:
                 world.settle(SITE)
             world.destroy()
@@ -159,7 +164,7 @@ def test_killed_while_destroying(world: World) -> None:
     world.apply(SITE)
     with streams(world.host, world.names["other"], *HOSTS_OWN) as found:
         while dies(world, moment, lambda engine: engine.destroy("office")):
-            assert all(world.ping("other", address) for address in HOSTS_OWN), f"unreachable after death {moment}"
+            assert all(reached(world, address) for address in HOSTS_OWN), f"unreachable after death {moment}"
             world.settle(SITE)
             moment += 1
     assert moment > 4
