@@ -133,8 +133,9 @@ def test_streams_live_on(world: World) -> None:
 
 
 def reached(world: World, address: str) -> bool:
-    """From the LAN; on a busy machine one packet of several may be late."""
-    return until(lambda: world.ping("other", address), 5)
+    """From the LAN, at once, but for one packet: some are lost while things move (seen in a third of the runs, at any death, on
+    6.18; the next one is answered)."""
+    return world.ping("other", address) or world.ping("other", address)
 
 
 @pytest.mark.parametrize("lost", ["nothing", "run"])

@@ -24,8 +24,7 @@ _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _RECEIVE_BYTES = 1 << 16
 _LINK, _NEIGH, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF = 1, 3, 5, 7, 9, 11, 24, 25
 _NFTABLES_GROUP = 7
-_NEW_LINK, _DELETED_LINK, _NEW_ADDRESS, _DELETED_ADDRESS, _NEW_ROUTE, _DELETED_ROUTE = 16, 17, 20, 21, 24, 25
-_NEW_NEIGHBOUR, _DELETED_NEIGHBOUR, _NEW_NETCONF = 28, 29, 80
+_NEW_LINK, _DELETED_LINK, _DELETED_ADDRESS, _DELETED_ROUTE, _DELETED_NEIGHBOUR, _NEW_NETCONF = 16, 17, 21, 25, 29, 80
 _IFA_PROTO, _NDA_PROTOCOL, _NETCONFA_IFINDEX = 11, 12, 1
 _RTM_PROTOCOL = 5
 """Where in struct rtmsg."""
@@ -104,9 +103,9 @@ class _Links:
                 yield f"link {name} {'changed' if kind == _NEW_LINK else 'was deleted'}"
             if kind == _DELETED_LINK:
                 self._ours.pop(_INDEX.unpack_from(body)[0], None)
-        elif kind in (_NEW_ADDRESS, _DELETED_ADDRESS):
+        elif kind == _DELETED_ADDRESS:
             name = self._ours.get(_INDEX.unpack_from(body)[0], "")
-            if kind == _DELETED_ADDRESS and (name or attributes(body, 8).get(_IFA_PROTO, b"\0")[0] == PROTOCOL):
+            if name or attributes(body, 8).get(_IFA_PROTO, b"\0")[0] == PROTOCOL:
                 yield f"an address was deleted{name and f' from {name}'}"
         elif kind == _DELETED_ROUTE:
             if body[_RTM_PROTOCOL] == PROTOCOL:
