@@ -218,6 +218,23 @@ def test_what_network_manager_has_written(lan: Lan, tmp_path: Path, kept: str, m
     assert lan.read().manager == ""
 
 
+@pytest.mark.parametrize("trap", ["ln -s {victim} {place}", "mkfifo {place}", "rmdir {devices} && ln -s {theirs} {devices}"])
+@pytest.mark.skipif(shutil.which("nmcli") is not None, reason="nmcli would be asked")
+def test_no_way_out_of_a_run_directory(lan: Lan, tmp_path: Path, trap: str) -> None:
+    """A program of that name in a container that shares the host's network: nothing of the host's is read for it, and nobody
+    waits for it."""
+    victim = tmp_path / "theirs" / str(lan.index())
+    victim.parent.mkdir()
+    victim.write_text("[device]\nmanaged=true\n")
+    devices = tmp_path / "kept" / "devices"
+    devices.mkdir(parents=True)
+    place = devices / str(lan.index())
+    sh(lan.host, "sh", "-ec", trap.format(victim=victim, place=place, devices=devices, theirs=victim.parent))
+    private = _PRIVATE.format("/run") + f"mkdir /run/NetworkManager && mount --bind {devices.parent} /run/NetworkManager"
+    with pretending(lan.host, "NetworkManager", private=private):
+        assert lan.read().manager == ""
+
+
 @pytest.mark.parametrize(
     ("answer", "manager"),
     [

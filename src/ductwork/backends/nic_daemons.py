@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -23,6 +24,9 @@ _KNOWN = frozenset({_NETWORK_MANAGER, _NETWORKD, *_CLIENTS, "busybox"})
 _NM_UNMANAGED = 10
 """NM_DEVICE_STATE_UNMANAGED; whatever is above it is managed (nm-dbus-interface.h)."""
 _UDHCPC_DEFAULT = "eth0"
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LONGEST_BYTES = 1 << 16
 
 
 class Process(NamedTuple):
@@ -101,8 +105,21 @@ def _networkd_has(index: int, pid: int) -> bool:
 
 
 def _of_its_run_directory(pid: int, path: str) -> str:
-    """A file below /run as the process sees it."""
-    return _text(f"/proc/{pid}/root/run/{path}")
+    """A file below /run as the process sees it. It may be a container's that shares the host's network: what is no plain file
+    is not opened, and symbolic links, which would lead about in our own tree, are not followed."""
+    opened: list[int] = []
+    try:
+        opened.append(os.open(f"/proc/{pid}/root", _FOLDER))
+        for name in ("run", *path.split("/")[:-1]):
+            opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
+        opened.append(os.open(os.path.basename(path), _FILE, dir_fd=opened[-1]))
+        is_file = stat.S_ISREG(os.fstat(opened[-1]).st_mode)
+        return os.read(opened[-1], _LONGEST_BYTES).decode(errors="replace") if is_file else ""
+    except OSError:
+        return ""
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def _applet(words: Sequence[str]) -> str:

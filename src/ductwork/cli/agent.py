@@ -55,10 +55,12 @@ def agent(
     A container that starts is plugged in at once, with the address and the MAC that it had; links, addresses, routes and rules
     that somebody removes come back; a changed file is applied. Stopped, it leaves everything as it is.
     """
+    from ductwork.agent import privileges
     from ductwork.agent.agent import Agent, Wishes
     from ductwork.agent.looks import Looks
     from ductwork.app import event_sources
 
+    privileges.drop()
     _set_up_log(log_format, logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     heard, wake = socket.socketpair()
     wake.setblocking(False)
