@@ -378,11 +378,11 @@ class Reconciler:
 
     def _read(self, goal: Goal, trusted: bool = False) -> Observation:
         """`trusted`: the containers that were just dealt with are there still; the runtimes need not be asked again."""
-        links = self._system.links
-        host = links.read(HOST, goal.links)
+        links = goal.links
+        host = self._system.links.read(HOST, links)
         self._system.switches.databases |= goal.databases | self._journal.databases()
-        host += self._system.switches.read(HOST, goal.links)
-        if goal.links is None:
+        host += self._system.switches.read(HOST, links)
+        if links is None:
             for backend in self._system.filters:
                 host += backend.read(HOST, None)
         asked = list(dict.fromkeys((*goal.containers(host), *self._interrupted)))
@@ -390,12 +390,12 @@ class Reconciler:
         readings, waiting = self._read_containers([*asked, *sorted(guests)], trusted)
         unseen = guests & waiting.keys()
         state = settle(host, readings)
-        if goal.links is not None:
+        if links is not None:
             wanted = {element.key: element for element in goal.elements(state)}
             state |= {element.key: element for element in self._system.elements.look_up(list(wanted.values()))}
         cookies = {HOST: self._cookie, **{name: reading.cookie for name, reading in readings.items()}}
         facts = desire.facts(state, cookies, {}, self._system.iptables)
-        if goal.links is None:
+        if links is None:
             known = self._system.sysctls.read_paths((*sysctl_paths(facts), *uplink.sysctl_paths(goal.nics)))
             facts = desire.facts(state, cookies, self._foreign.without_us(known, state), self._system.iptables)
             facts = replace(facts, nics=self._nics(goal, facts))

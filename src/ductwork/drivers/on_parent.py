@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_network
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from ductwork.drivers import PerHost, PerHostAddress, View, on_host
 from ductwork.drivers.inside import default_metric, has_layer_2, inside, ipv6_is_unused
@@ -38,7 +38,6 @@ VLAN_HELP = "VLAN of the containers: makes and owns PARENT.VLAN"
 HOST_ACCESS_HELP = "address of an interface of the host's beside the containers', so that they reach each other"
 
 
-@runtime_checkable
 class OnParent(Protocol):
     """What both drivers' options have."""
 
@@ -53,8 +52,7 @@ class OnParent(Protocol):
 
 
 def options_of(network: Network) -> OnParent:
-    assert isinstance(network.options, OnParent)
-    return network.options
+    return cast(OnParent, network.options)
 
 
 def plugs_of(network: Network, site: Site) -> list[Attachment]:
