@@ -120,6 +120,7 @@ def event_sources(site: Site, host: str, file: Path) -> dict[str, Callable[[], S
     from ductwork.backends.ovsdb.events import SwitchEvents
     from ductwork.runtimes.docker_events import DockerEvents
     from ductwork.runtimes.netns_events import NetnsEvents
+    from ductwork.runtimes.podman import PodmanRuntime
 
     nics = desire.nics(site, host)
     found: dict[str, Callable[[], Source]] = {
@@ -128,6 +129,7 @@ def event_sources(site: Site, host: str, file: Path) -> dict[str, Callable[[], S
         "nftables": lambda: events.filter_events(TABLE),
         "netns": NetnsEvents,
         "docker": DockerEvents,
+        "podman": lambda: DockerEvents(PodmanRuntime),
     }
     switches = {*desire.databases(site, host)}
     switches |= {default_address()} if any(network.driver == "ovs" for network in site.networks.values()) else set()
@@ -149,8 +151,8 @@ def lacking(features: Iterable[str]) -> dict[str, str]:
 
 
 def default_runtimes() -> Runtimes:
-    """Each runtime by what makes it; Docker's client is imported when a container may be Docker's."""
-    return {"netns": _netns_runtime, "pid": _pid_runtime, "docker": _docker_runtime}
+    """Each runtime by what makes it; a client is imported when a container may be its."""
+    return {"netns": _netns_runtime, "pid": _pid_runtime, "docker": _docker_runtime, "podman": _podman_runtime}
 
 
 def _nftables(gate: Callable[[str], None]) -> NftablesBackend:
@@ -181,6 +183,12 @@ def _docker_runtime() -> Runtime:
     from ductwork.runtimes.docker import DockerRuntime
 
     return DockerRuntime()
+
+
+def _podman_runtime() -> Runtime:
+    from ductwork.runtimes.podman import PodmanRuntime
+
+    return PodmanRuntime()
 
 
 def _store_name() -> str:

@@ -392,8 +392,8 @@ def _is_called(reference: str, container: str) -> bool:
 
 
 def _is_identifier(reference: str) -> bool:
-    """Whether it may be Docker's ID of a container, or the beginning of one, so that only Docker knows which one is meant."""
-    return bool(re.fullmatch(r"(docker:)?[0-9a-f]{12,64}", reference))
+    """Whether it may be a container's ID, or the beginning of one, so that only its runtime knows which one is meant."""
+    return bool(re.fullmatch(r"((docker|podman):)?[0-9a-f]{12,64}", reference))
 
 
 def _assigned(

@@ -74,7 +74,7 @@ class DockerHost:
             self.plugins.mkdir(parents=True, exist_ok=True)
             self._launch()
             self._await_answer()
-            self.docker("import", "-", "busybox", feed=_image())
+            self.docker("import", "-", "busybox", feed=image())
         except BaseException:
             self.stop()
             raise
@@ -109,9 +109,7 @@ class DockerHost:
         for link in _links(self.netns):
             if link == "docker0" or (link.startswith("br-") and len(link) == 15):
                 subprocess.run(["ip", "-n", self.netns, "link", "delete", "dev", link], capture_output=True, check=False)
-        for hierarchy in _hierarchies():
-            for folder, _, _ in os.walk(hierarchy / self._group, topdown=False):
-                _remove_group(Path(folder))
+        remove_groups(self._group)
         for folder in ("data", "exec", "own"):
             shutil.rmtree(self.workdir / folder, ignore_errors=True)
         for file in ("docker.sock", "dockerd.log", "pid"):
@@ -122,7 +120,7 @@ class DockerHost:
         return log.read_text(errors="replace") if log.exists() else ""
 
     def _launch(self) -> None:
-        group = _unified() / self._group / "daemon"
+        group = unified() / self._group / "daemon"
         group.mkdir(parents=True, exist_ok=True)
         # `ip netns exec` would mount a /sys without control groups
         argv = ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", "--mount", "--propagation", "slave"]
@@ -136,18 +134,14 @@ class DockerHost:
     def _await_answer(self) -> None:
         assert self._daemon
         give_up = time.monotonic() + START_SECONDS
-        while not _answers(f"{self.workdir}/docker.sock"):
+        while not answers(f"{self.workdir}/docker.sock"):
             assert self._daemon.poll() is None, f"dockerd ended:\n{self.log()[-3000:]}"
             assert time.monotonic() < give_up, f"dockerd does not answer:\n{self.log()[-3000:]}"
             time.sleep(0.01)
 
     def _kill_all(self) -> None:
         """containerd's shims leave the process tree, containers have groups of their own: the group finds both."""
-        tree = _unified() / self._group
-        if tree.exists():
-            (tree / "cgroup.kill").write_text("1")  # kernel 5.14
-            while any(path.read_text() for path in tree.rglob("cgroup.procs")):
-                time.sleep(0.005)
+        kill_group(self._group)
         if self._daemon:
             self._daemon.wait()
             self._daemon = None
@@ -156,7 +150,7 @@ class DockerHost:
         shutil.rmtree(self.workdir / "exec", ignore_errors=True)
 
 
-def _answers(path: str) -> bool:
+def answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(5)
         try:
@@ -167,15 +161,32 @@ def _answers(path: str) -> bool:
             return False
 
 
-def _unified() -> Path:
+def kill_group(name: str) -> None:
+    """All processes of a control group and of those below it have ended."""
+    tree = unified() / name
+    if tree.exists():
+        for frozen in (CGROUPS / "freezer" / name).rglob("freezer.state"):
+            frozen.write_text("THAWED")  # v1: whoever is paused cannot die
+        (tree / "cgroup.kill").write_text("1")  # kernel 5.14
+        while any(path.read_text() for path in tree.rglob("cgroup.procs")):
+            time.sleep(0.005)
+
+
+def remove_groups(name: str) -> None:
+    for hierarchy in hierarchies():
+        for folder, _, _ in os.walk(hierarchy / name, topdown=False):
+            _remove_group(Path(folder))
+
+
+def unified() -> Path:
     """The cgroup v2 hierarchy: all there is, or beside those of v1."""
     return CGROUPS if (CGROUPS / "cgroup.controllers").exists() else CGROUPS / "unified"
 
 
-def _hierarchies() -> Iterator[Path]:
-    yield _unified()
-    if _unified() != CGROUPS:
-        yield from (path for path in CGROUPS.iterdir() if path.is_dir() and path != _unified())
+def hierarchies() -> Iterator[Path]:
+    yield unified()
+    if unified() != CGROUPS:
+        yield from (path for path in CGROUPS.iterdir() if path.is_dir() and path != unified())
 
 
 def _remove_group(group: Path) -> None:
@@ -195,7 +206,7 @@ def _links(netns: str) -> list[str]:
     return [link["ifname"] for link in json.loads(done.stdout)] if done.returncode == 0 and done.stdout else []
 
 
-def _image() -> bytes:
+def image() -> bytes:
     """A tar of busybox and the programs that it is."""
     applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
     archive = io.BytesIO()

@@ -350,10 +350,19 @@ class TestDocker:
             DockerRuntime(f"unix://{tmp_path}/none").find(["web"])
         assert caught.value.hint == "is it running?"
 
-    @pytest.mark.parametrize("answer", [b"nonsense", b"HTTP/1.0 200 OK\r\n\r\n<html>", b"HTTP/1.0 500 No\r\n\r\n{}", b""])
-    def test_something_else_answers(self, tmp_path: Path, answer: bytes) -> None:
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            *(b"nonsense", b"HTTP/1.0 500 No\r\n\r\n{}", b"HTTP/1.0 500 No\r\n\r\n[]", b""),
+            *(b"HTTP/1.0 200 OK\r\n\r\n" + body for body in (b"<html>", b"[1]", b'{"Id": 1}', b'"a"')),
+            b'HTTP/1.0 200 OK\r\n\r\n{"Id": "a", "Name": "/web", "State": {"Pid": -1}, "HostConfig": {"NetworkMode": "none"}}',
+        ],
+    )
+    @pytest.mark.parametrize("name", ["web", "cafe"])
+    def test_something_else_answers(self, tmp_path: Path, answer: bytes, name: str) -> None:
+        """Whether one is asked for, or all are listed."""
         with listening(f"{tmp_path}/sock", answer), pytest.raises(ContainerError):
-            DockerRuntime(f"unix://{tmp_path}/sock").find(["web"])
+            DockerRuntime(f"unix://{tmp_path}/sock").find([name])
 
     @pytest.mark.parametrize("url", ["ssh://host", "fd://", "npipe:////./pipe", "/var/run/docker.sock", "tcp://h:x"])
     def test_other_ways_of_speaking_are_refused(self, url: str) -> None:
@@ -374,38 +383,34 @@ class TestDocker:
 
 
 def cgroup_processes(dockerd: DockerHost) -> list[int]:
-    folder = docker_host._unified() / f"ductwork-test-{dockerd.netns}" / "daemon"
+    folder = docker_host.unified() / f"ductwork-test-{dockerd.netns}" / "daemon"
     return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
 
 
-def listed(identity: str, *names: str, mode: str = "none", state: str = "running") -> dict[str, object]:
-    return {"Id": identity, "Names": list(names), "State": state, "HostConfig": {"NetworkMode": mode}}
+def listed(identity: str, *names: str) -> dict[str, object]:
+    return {"Id": identity, "Names": list(names), "State": "running"}
 
 
 def test_a_container_that_is_removed_between_two_questions_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [listed("a" * 64, "/web")]
     monkeypatch.setattr(DockerRuntime, "_get", lambda self, path: entries if path.endswith("all=1") else None)
-    assert DockerRuntime().find(["web"]) == {}
+    assert DockerRuntime().find(["web", "a" * 64]) == {}
 
 
 def test_a_missing_thing_is_none_and_no_error(tmp_path: Path) -> None:
     with listening(f"{tmp_path}/sock", b'HTTP/1.0 404 Not Found\r\n\r\n{"message": "none"}'):
-        assert DockerRuntime(f"unix://{tmp_path}/sock")._pid("a" * 64) is None
+        assert DockerRuntime(f"unix://{tmp_path}/sock")._inspect("a" * 64) is None
 
 
 def test_names_of_docker() -> None:
-    """Legacy links give a container a second name; an ID's beginning that two have is nobody's; a peer may be gone."""
+    """Legacy links give a container a second name; an ID's beginning that two have is nobody's."""
     one, two = "a" * 20 + "1" * 44, "a" * 20 + "2" * 44
-    entries = [
-        listed(one, "/web/alias", "/db"),
-        listed(two, mode=f"container:{'c' * 64}"),
-        listed("b" * 64, "/x", mode=f"container:{one}"),
-    ]
+    entries = [listed(one, "/web/alias", "/db"), listed(two)]
     containers = docker_module._Containers(entries)
     assert containers.match("db") is entries[0]
     assert containers.match("alias") is containers.match("a" * 20) is None
     assert containers.match("a" * 20 + "2") is entries[1]
-    assert [containers.mode(entry) for entry in entries] == ["none", f"container:{'c' * 64}", "container:db"]
+    assert containers.names == {one: "db", two: two[:12]}
 
 
 @contextmanager

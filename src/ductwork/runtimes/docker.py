@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from ductwork.errors import ContainerError
@@ -26,6 +27,14 @@ from ductwork.runtimes.pid import open_process_netns
 
 _TIMEOUT_SECONDS = 10.0
 _REQUESTS_AT_ONCE = 8
+_FEW = 3
+"""So many names are asked for one by one, rather than all containers listed first."""
+_NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_HEXADECIMAL = re.compile("[0-9a-f]+")
+"""What the API may take for the beginning of an ID, even if it is short."""
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError)
+"""What reading an answer of another shape raises."""
+_LARGEST_PID = 1 << 22
 _SHORT_ID = 12
 """What `docker ps` prints of an ID; shorter ones are too easily names or other containers' prefixes."""
 
@@ -43,36 +52,64 @@ class DockerRuntime:
     def find(self, names: list[str]) -> dict[str, Sandbox | None]:
         if not names:
             return {}
-        containers = _Containers(self._get("/containers/json?all=1") or [])
-        found = {name: entry for name in names if (entry := containers.match(name))}
-        running = {entry["Id"] for entry in found.values() if entry["State"] in ("running", "paused")}
-        pids = dict(zip(running, self._pids(running), strict=True))
-        sandboxes: dict[str, Sandbox | None] = {}
-        for name, entry in found.items():
-            pid = pids.get(entry["Id"], 0)
-            if pid is not None:  # None: removed since it was listed
-                sandboxes[name] = self._sandbox(entry, pid, containers) if pid else None
+        if len(names) <= _FEW and not any(map(_HEXADECIMAL.fullmatch, names)):
+            listed = _Containers(())
+            wanted = {name: name for name in names if _NAME.fullmatch(name)}
+            sandboxes: dict[str, Sandbox | None] = {}
+        else:
+            listed = self._list()
+            found = {name: entry for name in names if (entry := listed.match(name))}
+            wanted = {name: str(entry["Id"]) for name, entry in found.items() if entry["State"] in ("running", "paused")}
+            sandboxes = dict.fromkeys(found.keys() - wanted.keys())
+        details = self._inspect_all(dict.fromkeys(wanted.values()))
+        for name, reference in wanted.items():
+            its = details[reference]
+            if its:  # else there is none, or it was removed since it was listed
+                sandboxes[name] = self._sandbox(its, listed) if its.pid else None
         return sandboxes
 
-    def _sandbox(self, entry: Mapping[str, Any], pid: int, containers: _Containers) -> Sandbox:
-        identity, name = entry["Id"], _name(entry)
-        is_it = partial(self._is_its, identity, pid)
-        open_netns = partial(open_process_netns, pid, f"{self.name}:{name}", is_it)
-        return Sandbox(self.name, name, f"/proc/{pid}/ns/net", open_netns, containers.mode(entry))
+    def _sandbox(self, its: _Container, listed: _Containers) -> Sandbox:
+        is_it = partial(self._is_its, its.identity, its.pid)
+        open_netns = partial(open_process_netns, its.pid, f"{self.name}:{its.name}", is_it)
+        return Sandbox(self.name, its.name, f"/proc/{its.pid}/ns/net", open_netns, self._mode(its, listed))
 
-    def _pids(self, identities: Iterable[str]) -> list[int | None]:
-        wanted = list(identities)
+    def _mode(self, its: _Container, listed: _Containers) -> str:
+        """As `ps` shows it: whatever network of the runtime's own the container is on counts as `bridge`."""
+        kind, colon, identity = its.mode.partition(":")
+        if kind == "container" and colon:
+            peer = listed.names.get(identity)
+            if peer is None and (asked := self._inspect(identity)):
+                peer = asked.name
+            return f"container:{peer or identity}"
+        return its.mode if its.mode in ("host", "none") else "bridge"
+
+    def _inspect_all(self, references: Iterable[str]) -> dict[str, _Container | None]:
+        wanted = list(references)
         if len(wanted) < 2:
-            return [self._pid(identity) for identity in wanted]
+            return {reference: self._inspect(reference) for reference in wanted}
         with ThreadPoolExecutor(min(len(wanted), _REQUESTS_AT_ONCE), thread_name_prefix=self.name) as pool:
-            return list(pool.map(self._pid, wanted))
+            return dict(zip(wanted, pool.map(self._inspect, wanted), strict=True))
 
-    def _pid(self, identity: str) -> int | None:
-        """A container's first process; 0: it is not running; None: there is no such container."""
-        answer = self._get(f"/containers/{identity}/json")
+    def _list(self) -> _Containers:
+        answer = self._get("/containers/json?all=1")
+        try:
+            return _Containers(answer or ())
+        except _MALFORMED as error:
+            raise self._is_something_else() from error
+
+    def _inspect(self, reference: str) -> _Container | None:
+        """None: there is no such container."""
+        answer = self._get(f"/containers/{reference}/json")
         if answer is None:
             return None
-        return int(answer["State"]["Pid"])
+        try:
+            identity, pid, mode = str(answer["Id"]), int(answer["State"]["Pid"]), str(answer["HostConfig"]["NetworkMode"])
+            name = str(answer["Name"]).removeprefix("/") or identity[:_SHORT_ID]
+        except _MALFORMED as error:
+            raise self._is_something_else() from error
+        if not 0 <= pid <= _LARGEST_PID:
+            raise self._is_something_else()
+        return _Container(identity, name, pid, mode)
 
     def _is_its(self, identity: str, pid: int) -> bool:
         if _in_cgroup_of(pid, identity):
@@ -82,7 +119,8 @@ class DockerRuntime:
                 f"{self.name} at {self.url} says that the container's process is {pid}, which here is something else",
                 "ductwork attaches containers of its own machine: run it where they run",
             )
-        return self._pid(identity) == pid
+        its = self._inspect(identity)
+        return its is not None and its.pid == pid
 
     def _get(self, path: str) -> Any:
         """The decoded answer; None where there is no such thing."""
@@ -99,18 +137,32 @@ class DockerRuntime:
         try:
             answer = json.loads(body)
         except ValueError as error:
-            raise ContainerError(f"what answers at {self.url} is not {self.name}", f"check {self.variable}") from error
+            raise self._is_something_else() from error
         if status != 200:
-            raise ContainerError(f"{self.name} at {self.url} refused {path}: {status} {answer.get('message', '')}")
+            message = answer.get("message", "") if isinstance(answer, dict) else ""
+            raise ContainerError(f"{self.name} at {self.url} refused {path}: {status} {message}")
         return answer
+
+    def _is_something_else(self) -> ContainerError:
+        return ContainerError(f"what answers at {self.url} is not {self.name}", f"check {self.variable}")
+
+
+class _Container(NamedTuple):
+    """What an inspection tells. `pid`: its first process; 0: it is not running. `mode`: in the API's words."""
+
+    identity: str
+    name: str
+    pid: int
+    mode: str
 
 
 class _Containers:
-    """What the daemon listed, by name and by ID."""
+    """What the daemon listed, by name and by ID; `names`: by ID."""
 
     def __init__(self, listed: Iterable[Mapping[str, Any]]) -> None:
-        self._by_id = {entry["Id"]: entry for entry in listed}
-        self._by_name = {_name(entry): entry for entry in self._by_id.values()}
+        self._by_id = {str(entry["Id"]): entry for entry in listed if isinstance(entry["State"], str)}
+        self.names = {identity: _name(entry) for identity, entry in self._by_id.items()}
+        self._by_name = {self.names[identity]: entry for identity, entry in self._by_id.items()}
         self._ids = sorted(self._by_id)
 
     def match(self, name: str) -> Mapping[str, Any] | None:
@@ -120,14 +172,6 @@ class _Containers:
         first = bisect_left(self._ids, name)
         fitting = [identity for identity in self._ids[first : first + 2] if identity.startswith(name)]
         return self._by_id[fitting[0]] if len(fitting) == 1 else None
-
-    def mode(self, entry: Mapping[str, Any]) -> str:
-        """As `ps` shows it: whatever network of Docker's own the container is on counts as `bridge`."""
-        mode = str(entry["HostConfig"]["NetworkMode"])
-        kind, colon, identity = mode.partition(":")
-        if kind == "container" and colon:
-            return f"container:{_name(self._by_id[identity]) if identity in self._by_id else identity}"
-        return mode if mode in ("host", "none") else "bridge"
 
 
 def _name(entry: Mapping[str, Any]) -> str:
@@ -148,7 +192,7 @@ def _in_cgroup_of(pid: int, identity: str) -> bool:
 
 def connected(url: str, variable: str) -> socket.socket:
     parts = urlsplit(url)
-    encrypted = parts.scheme != "unix" and os.environ.get("DOCKER_TLS_VERIFY")
+    encrypted = variable == "DOCKER_HOST" and parts.scheme != "unix" and os.environ.get("DOCKER_TLS_VERIFY")
     if encrypted or parts.scheme not in ("unix", "tcp", "http"):
         hint = f"set {variable} to unix://PATH, or to tcp://HOST:PORT without TLS"
         raise ContainerError(f"{url}: ductwork cannot speak to a daemon this way", hint)

@@ -1,4 +1,4 @@
-"""Docker's containers as they start, end and are renamed, by its API's stream of events.
+"""Docker's containers, or Podman's, as they start, end and are renamed, by its API's stream of events.
 
 Invariant: asked by HTTP/1.0, so that the daemon answers with plain lines of JSON, unchunked, and nothing has to wait for more.
 """
@@ -14,7 +14,8 @@ from urllib.parse import quote
 from ductwork.events import Event
 from ductwork.runtimes.docker import DockerRuntime, connected
 
-_ACTIONS = ("start", "die", "rename", "destroy")
+_ACTIONS = ("start", "die", "died", "rename", "destroy", "remove")
+"""`died`, `remove`: Podman's words (`runtimes/podman.py`)."""
 _STARTS = ("start", "rename")
 _RECEIVE_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 20

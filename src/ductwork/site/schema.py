@@ -166,7 +166,7 @@ class RouteModel(Model):
 class AttachmentModel(Model):
     """One container plugged into one network."""
 
-    container: Container = Field(description="RUNTIME:NAME (docker, netns, pid), or NAME: whichever runtime has it")
+    container: Container = Field(description="RUNTIME:NAME (docker, podman, netns, pid), or NAME: whichever runtime has it")
     network: str = Field(description="name of the network")
     host: str = Field(default="", description="the host that the container runs on; needed where there are hosts")
     interface: InterfaceName = Field(default="", description="its name in the container; default: eth1, eth2, … in file order")

@@ -18,7 +18,7 @@ from ductwork.resources import IPAddress, IPInterface, IPNetwork
 from ductwork.site.document import shorten
 from ductwork.site.model import AddressRange, Nat, Rate
 
-RUNTIMES = ("docker", "netns", "pid")
+RUNTIMES = ("docker", "podman", "netns", "pid")
 MIN_MTU, MAX_MTU = 68, 65535
 """RFC 791; IP_MAX_MTU in include/net/ip.h."""
 
@@ -32,7 +32,7 @@ NOT_YET = "is not in this version of ductwork yet"
 HOST_NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$"
 NETWORK_NAME = r"^[a-z0-9-]{1,63}$"
 INTERFACE_NAME = rf"^[^\s/:]{{1,{IFNAMSIZ}}}$"
-CONTAINER_NAME = r"^((docker|netns|pid):)?[^\s/]+$"
+CONTAINER_NAME = r"^((docker|podman|netns|pid):)?[^\s/]+$"
 MAC = r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$"
 
 
@@ -200,8 +200,6 @@ def container(value: object) -> str:
     runtime, colon, name = word.partition(":")
     if not colon:
         runtime, name = "", word
-    if runtime == "podman":
-        raise Refused(f"runtime `podman` {NOT_YET}", f"runtimes: {listing(RUNTIMES)}")
     if colon and runtime not in RUNTIMES:
         hint = closest(runtime, RUNTIMES) + f"runtimes: {listing(RUNTIMES)}; or write the name alone"
         raise Refused(f"unknown runtime {describe(runtime)}", hint)
