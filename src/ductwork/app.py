@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from ductwork.desire import OVSDB
 from ductwork.duplicates import Watch
 from ductwork.engine import Engine
 from ductwork.events import Source
+from ductwork.held import HeldNamespaces
 from ductwork.journal import RUN_DIRECTORY, Journal
 from ductwork.reconciler import Reconciler
 from ductwork.resources import Backend, NicFacts
@@ -50,8 +52,10 @@ def build_engine(
     run_directory: Path = RUN_DIRECTORY,
     machine: str = "",
     gate: Callable[[str], None] = _no_gate,
+    fetches: bool = False,
 ) -> Engine:
-    """The engine of the calling thread's namespace. `machine`: this machine's name, which makes MACs its own.
+    """The engine of the calling thread's namespace. `machine`: this machine's name, which makes MACs its own. `fetches`: NICs
+    are fetched back from containers that die, for as long as the engine is there.
 
     `gate` is called with "before" and "after" around each send, for tests that die there.
     """
@@ -64,13 +68,17 @@ def build_engine(
         netlinks.append(NetlinkBackend(open_netns, gate))
         families = frozenset(f for f, program in (("ip", "iptables"), ("ip6", "ip6tables")) if shutil.which(program))
         switches = OvsdbBackend(gate, _databases(store))
-        machine = _Machine(netlinks[0], visitor, switches)
+        machine = _Machine(netlinks[0], visitor, switches, fetches)
         filters = nft, _iptables(gate)
         return System(netlinks[0], SysctlBackend(gate), filters, switches, nft, families, visitor, netns.cookie, machine)
 
-    reconciler = Reconciler(system, Resolver(runtimes or default_runtimes()), Journal(netns.cookie(), run_directory))
+    resolver = Resolver(runtimes or default_runtimes())
+    held = HeldNamespaces(resolver, visitor, netns.cookie) if fetches else None
+    reconciler = Reconciler(system, held or resolver, Journal(netns.cookie(), run_directory), held)
 
     def close() -> None:
+        if held:
+            held.close()
         netlinks[0].close()
         nft.close()
         visitor.close()
@@ -82,15 +90,17 @@ def build_engine(
 class _Machine:
     """`reconciler.Machine` of the calling thread's namespace; what is seldom needed is imported when it is."""
 
-    def __init__(self, links: NetlinkBackend, visitor: netns.Visitor, switches: OvsdbBackend) -> None:
+    def __init__(self, links: NetlinkBackend, visitor: netns.Visitor, switches: OvsdbBackend, fetches: bool) -> None:
         self._links = links
         self._visitor = visitor
         self._switches = switches
+        self._fetches = fetches
 
     def nics(self, names: Iterable[str]) -> dict[str, NicFacts]:
         from ductwork.backends.nic import NicReader
 
-        return NicReader().read(names)
+        found = NicReader().read(names)
+        return {name: replace(facts, virtual=False) for name, facts in found.items()} if self._fetches else found
 
     def missing(self, features: Iterable[str]) -> dict[str, str]:
         from ductwork.backends.kernel import missing

@@ -84,6 +84,7 @@ class Engine:
         """Bring what the file has, remove what the site has no longer, and see to what was attached by hand. `dad`: ask
         whether anybody else has an address before it is given. `guard`: takes it all back unless `confirm` comes in time.
         `asked`: by a person, who may `undo` it."""
+        self._reconciler.fetch_back()
         goal, changes = self._site_goal(site, host)
         goal = replace(goal, vigilance=self._vigilance(dad))
 
@@ -108,6 +109,7 @@ class Engine:
     def plug_in(self, site: Site, host: str, container: str, *, dad: bool = True) -> Report | None:
         """A container (RUNTIME:NAME) that has started: what the file and `attach` plug it into, and nothing else is looked at.
         None: nothing does, by this name. It is no change that `undo` takes back. Errors: as `apply`."""
+        self._reconciler.fetch_back()
         reports = []
         attachments = tuple(a for a in site.on(host) if _is_called(a.container, container))
         if attachments:

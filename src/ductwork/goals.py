@@ -12,10 +12,23 @@ from typing import Protocol
 from ductwork import desire
 from ductwork.drivers import Facts, View, on_host
 from ductwork.drivers.registry import DRIVERS
-from ductwork.errors import DuctworkError
+from ductwork.errors import ConflictError, DuctworkError
 from ductwork.naming import host_ifname
 from ductwork.relocation import facts_after
-from ductwork.resources import HOST, IPAddress, IPInterface, Key, Link, NftElement, NftTable, Owner, Resource, Route, State
+from ductwork.resources import (
+    HOST,
+    IPAddress,
+    IPInterface,
+    Key,
+    Link,
+    NftElement,
+    NftTable,
+    NicSpec,
+    Owner,
+    Resource,
+    Route,
+    State,
+)
 from ductwork.resources.base import SHARED
 from ductwork.resources.probe import Probe
 from ductwork.services import antispoof, ruleset
@@ -305,6 +318,41 @@ class Detach:
 
     def mine(self, resource: Resource, observed: State) -> bool:
         return _of_attachment(resource, self.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring home the NICs that dead containers have, with all else of ours that is in there. `cookies`: container → that of its
+    former namespace; the same name may have another one by now. `quiet`: the NICs themselves stay, and say nothing any more."""
+
+    cookies: Mapping[str, int]
+    quiet: bool = False
+    title: str = "fetch NICs back"
+    vigilance: Vigilance = NOT_VIGILANT
+    links: frozenset[str] | None = None
+    needs: str = ""
+    nics: Sequence[str] = ()
+    databases: frozenset[str] = frozenset()
+    thorough: bool = False
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        return list(self.cookies)
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        for device, nic in observation.facts.lent.items():
+            if nic.netns in self.cookies and device in observation.facts.links and not self.quiet:
+                message = f"{device}, which {nic.netns} had until it ended, cannot come home: another link has its name"
+                raise ConflictError(message, f"rename or remove that one: ip link set dev {device} name OTHER")
+        return {}
+
+    def elements(self, state: State) -> Iterable[NftElement]:
+        return ()
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        owner = resource.owner
+        if owner is None or owner.cookie == 0 or self.cookies.get(owner.container) != owner.cookie:
+            return False
+        return not (self.quiet and isinstance(resource, Link) and isinstance(resource.spec, NicSpec))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,28 +29,31 @@ class LentNics:
         ]
         known = self._journal.lent()
         for device in leaving:
-            if device not in known and any(isinstance(r, Link) and r.name == device and not r.netns for r in state.values()):
+            if device not in known and _is_at_home(device, state):
                 known[device] = (*self._on(device, state), *self._parameters(device))
         if leaving:
             self._journal.keep_lent(known)
 
     def to_give_back(self, desired: State, state: State, mine: Callable[[Resource], bool]) -> list[Resource]:
         """What belongs on the NICs that are to be at home: nobody wants them, and whoever has them lets them go."""
-        wanted = desire.lent(desired)
-        staying = {device for device, link in desire.lent(state).items() if not mine(link)}
-        kept = self._journal.lent()
-        return [resource for device, its in kept.items() if device not in wanted and device not in staying for resource in its]
+        kept, away = self._journal.lent(), desire.lent(state)
+        there = {device for device in kept if (mine(away[device]) if device in away else _is_at_home(device, state))}
+        there -= desire.lent(desired).keys()
+        return [resource for device, its in kept.items() if device in there for resource in its]
 
     def to_mend(self, desired: State) -> set[Key]:
         """The NICs that are to be as they were: whoever brought one home may have been killed before it was."""
         return {Key("link", HOST, (device,)) for device in self._journal.lent()} & desired.keys()
 
-    def settle(self, state: State) -> None:
-        """Forget those that are at home again, with all that they had."""
-        kept = self._journal.lent()
-        left = {device: its for device, its in kept.items() if device in desire.lent(state)}
+    def settle(self, state: State, *, sure: bool) -> list[str]:
+        """Forget those that are at home again, with all that they had; and those that are nowhere, which are given, where it is
+        `sure` that all containers have been looked at."""
+        kept, away = self._journal.lent(), desire.lent(state)
+        lost = [device for device in kept if device not in away and not _is_at_home(device, state)]
+        left = {device: its for device, its in kept.items() if device in away or (device in lost and not sure)}
         if left != kept:
             self._journal.keep_lent(left)
+        return lost if sure else []
 
     @staticmethod
     def _on(device: str, state: State) -> list[Resource]:
@@ -74,3 +77,7 @@ class LentNics:
             for path, value in own.items()
             if value != usual.get(path.replace(f"/{device}/", "/default/"))
         ]
+
+
+def _is_at_home(device: str, state: State) -> bool:
+    return Key("link", HOST, (device,)) in state

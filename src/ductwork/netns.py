@@ -70,12 +70,21 @@ def inside(fd: int, work: Callable[[], T]) -> T:
 def all_places() -> list[str]:
     """A path of every namespace but the caller's that has a name or a process in it."""
     own = identity(OWN)
+    return [place for its, place in _by_identity().items() if its != own]
+
+
+def all_identities() -> frozenset[tuple[int, int]]:
+    """Of every namespace that has a name or a process in it."""
+    return frozenset(_by_identity())
+
+
+def _by_identity() -> dict[tuple[int, int], str]:
     found: dict[tuple[int, int], str] = {}
     for place in itertools.chain(NAMED_DIRECTORY.glob("*"), Path("/proc").glob("[0-9]*/ns/net")):
         its = identity(place)
-        if its is not None and its != own:
+        if its is not None:
             found.setdefault(its, str(place))
-    return list(found.values())
+    return found
 
 
 def identity(place: str | Path) -> tuple[int, int] | None:

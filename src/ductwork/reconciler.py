@@ -18,7 +18,8 @@ from ductwork.drivers import Facts
 from ductwork.duplicates import Lookout
 from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
 from ductwork.foreign import ForeignValues
-from ductwork.goals import Goal, Observation, Restore
+from ductwork.goals import Fetch, Goal, Observation, Restore
+from ductwork.held import HeldNamespaces
 from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
 from ductwork.ownership import ContainerReading, settle
@@ -100,15 +101,23 @@ class _Transaction:
 
 
 class Reconciler:
-    """`system` is given `open_netns`, by which its link back end finds containers."""
+    """`system` is given `open_netns`, by which its link back end finds containers. `held`: of whoever fetches NICs back from
+    dead containers, and then the `resolver` as well."""
 
-    def __init__(self, system: Callable[[Callable[[str], int]], System], resolver: Resolve, journal: Journal) -> None:
+    def __init__(
+        self,
+        system: Callable[[Callable[[str], int]], System],
+        resolver: Resolve,
+        journal: Journal,
+        held: HeldNamespaces | None = None,
+    ) -> None:
         self._sandboxes: dict[str, Sandbox] = {}
         self._system = system(self.open_netns)
         self._resolver = resolver
         self._journal = journal
         self._foreign = ForeignValues(journal, self._system.sysctls)
         self._lent = LentNics(journal, self._system.sysctls.read_paths)
+        self._held = held
         self.confirmations = Confirmations(journal, self.undo)
         self._interrupted: tuple[str, ...] = ()
         self._cookie = self._system.cookie()
@@ -157,6 +166,19 @@ class Reconciler:
         with self._journal.lock():
             return self._transact(goal, prepare, asked=asked)
 
+    def fetch_back(self) -> None:
+        """The NICs of containers that have died since they were lent to them, if we hold on to them. Errors: as `carry_out`;
+        then dead addresses are gone at least, and the NICs wait for the next time."""
+        dead = self._held.dead() if self._held else {}
+        if not self._held or not dead:
+            return
+        with self._held.standing_in(dead):
+            try:
+                self.carry_out(Fetch(dead), asked=False)
+            except (ApplyError, ConflictError):
+                self.carry_out(Fetch(dead, quiet=True), asked=False)
+                raise
+
     def undo(self) -> Report:
         """Take the last change back; one that awaits confirmation does so no more. Errors: as `carry_out`;
         `NothingToUndoError`."""
@@ -187,7 +209,7 @@ class Reconciler:
     def _go(self, goal: Goal, prepare: Callable[[], None], transaction: _Transaction) -> Report:
         """Round after round, until there is nothing to do."""
         self._interrupted = self._journal.interrupted()
-        trusted = False
+        trusted, lost = False, list[str]()
         lookout = Lookout(self._system.machine.watch)
         while True:
             observation = self._read(goal, trusted)
@@ -220,7 +242,9 @@ class Reconciler:
         if goal.links is None:
             self._foreign.settle(goal.needs, needed, observation.state)
             self._settle_guests(observation)
-            self._lent.settle(observation.state)
+            lost = self._lent.settle(observation.state, sure=not self._resolver.notes)
+            if self._held:
+                self._held.keep(observation, self.open_netns)
         if transaction.change and (transaction.asked or self._journal.awaiting()):
             self._journal.complete(transaction.change)
         elif transaction.change:
@@ -231,7 +255,12 @@ class Reconciler:
             transaction.rounds,
             observation.waiting,
             found.kept,
-            (*self._resolver.notes, *lookout.report(), *_warnings(observation, transaction.operations)),
+            (
+                *self._resolver.notes,
+                *(f"{nic} is gone: it has died with the container that it was lent to" for nic in lost),
+                *lookout.report(),
+                *_warnings(observation, transaction.operations, self._held is not None),
+            ),
             goal.title,
         )
 
@@ -501,10 +530,11 @@ def _is_guest(resource: Resource) -> bool:
     return isinstance(resource, Link) and resource.commands_enter
 
 
-def _warnings(observation: Observation, operations: Sequence[Operation]) -> Iterator[str]:
-    """What becomes of NICs without us, and what else names those that have become ports, which is not ours to change."""
+def _warnings(observation: Observation, operations: Sequence[Operation], fetching: bool) -> Iterator[str]:
+    """What becomes of NICs without us (`fetching`: we see to that), and what else names those that have become ports, which is
+    not ours to change."""
     taken = {o.after.link for o in operations if isinstance(o, Create) and isinstance(o.after, Port) and o.after.is_uplink}
-    for o in operations:
+    for o in operations if not fetching else ():
         if isinstance(o, Create) and isinstance(o.after, Link) and isinstance(o.after.spec, NicSpec):
             home = f"when {o.after.netns} ends, {o.after.spec.device} comes back to the machine's first namespace"
             yield f"{home}, down and without its addresses, until `ductwork apply` or `destroy` sees to it"

@@ -37,7 +37,8 @@ class SwitchBackend(Backend, Protocol):
 
 
 class Resolve(Protocol):
-    notes: list[str]
+    @property
+    def notes(self) -> list[str]: ...
 
     def resolve(self, references: Iterable[str]) -> dict[str, Sandbox | None]: ...
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -65,7 +66,8 @@ def agent(
     heard, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    with open_engine(state, store) as engine, Looks(lambda: open_engine(state, store)) as looks:
+    opened = partial(open_engine, state, store, fetches=True)
+    with opened() as engine, Looks(opened) as looks:
 
         def load() -> Wishes:
             loaded = read_site(site)

@@ -44,13 +44,13 @@ def state_options(command: F) -> F:
     return command
 
 
-def open_engine(state: Path, store: str = "") -> Engine:
-    """The engine of this process's network namespace."""
+def open_engine(state: Path, store: str = "", *, fetches: bool = False) -> Engine:
+    """The engine of this process's network namespace. `fetches`: see `build_engine`."""
     from ductwork.app import build_engine
 
     if os.geteuid() != 0:
         raise MissingToolError("looking into and changing the network of containers needs root", "use sudo")
-    return build_engine(state, store_path=store_path(store))
+    return build_engine(state, store_path=store_path(store), fetches=fetches)
 
 
 def read_site(path: Path) -> Site:

@@ -36,7 +36,10 @@ class PhysDriver:
         return on_host(_options(network).device, host) or ""
 
     def mtu_bytes(self, network: Network, view: View) -> int:
-        return _nic(network, view).mtu_bytes
+        """0 where it is not here, which matters to nobody while its container does not run."""
+        device = self.ifname(network, view.host)
+        nic = view.facts.lent.get(device) or view.facts.links.get(device)
+        return nic.mtu_bytes if nic else 0
 
     def host_resources(self, network: Network, view: View) -> Iterable[Resource]:
         """While its container does not run, the NIC is the host's."""
@@ -69,7 +72,8 @@ def _nic(network: Network, view: View) -> Link:
     known = view.facts.nics.get(device, NicFacts())
     if known.virtual or link.owner:
         message = f"network {network.name}: {device} is virtual, and would die with its container"
-        raise DuctworkError(f"{message}: nothing was touched", "give it a NIC with hardware, or use another driver")
+        hint = "`ductwork agent` can lend it, since it fetches it back; or give it a NIC with hardware, or use another driver"
+        raise DuctworkError(f"{message}: nothing was touched", hint)
     if link.master_index:
         message = f"network {network.name}: {device} is a port of a bridge or bond: nothing was touched"
         raise ConflictError(message, f"take it out first: ip link set dev {device} nomaster")
