@@ -20,13 +20,13 @@ from ductwork.backends.ovsdb.backend import OvsdbBackend
 from ductwork.backends.sysctl import SysctlBackend
 from ductwork.desire import OVSDB
 from ductwork.duplicates import Watch
-from ductwork.engine import Engine
+from ductwork.engine import AttachRequest, Engine
 from ductwork.events import Source
 from ductwork.held import HeldNamespaces
 from ductwork.journal import RUN_DIRECTORY, Journal
 from ductwork.reconciler import Reconciler
 from ductwork.resources import Backend, NicFacts
-from ductwork.runtimes import Runtime
+from ductwork.runtimes import Runtime, Tags
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
 from ductwork.system import System
@@ -84,7 +84,14 @@ def build_engine(
         visitor.close()
         store.close()
 
-    return Engine(reconciler, store, machine or socket.gethostname(), close)
+    return Engine(reconciler, store, machine or socket.gethostname(), close, _translate)
+
+
+def _translate(container: str, tags: Tags, site: Site, host: str) -> tuple[AttachRequest, ...]:
+    """What labels ask for; imported when there are any."""
+    from ductwork.plugins.labels import requests
+
+    return requests(container, tags, site, host)
 
 
 class _Machine:

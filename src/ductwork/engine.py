@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
@@ -18,12 +18,14 @@ from ductwork import ipam, serial
 from ductwork.confirmation import Guard
 from ductwork.drivers.registry import DRIVERS
 from ductwork.duplicates import in_use
-from ductwork.errors import DuctworkError, UsageError
-from ductwork.goals import NOT_VIGILANT, ApplySite, Attach, DestroySite, Detach, Observation, Vigilance, links_of
+from ductwork.errors import AllocationError, DuctworkError, UsageError
+from ductwork.goals import ApplySite, Attach, DestroySite, Detach, Observation, Vigilance, links_of
 from ductwork.journal import Awaiting
+from ductwork.labelled import LabelledContainers, Translate
 from ductwork.naming import mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, Create, IPAddress, IPInterface, Key, Link, Owner, Probe
+from ductwork.runtimes import Tags
 from ductwork.site.model import Attachment, Network, Site
 from ductwork.store import Store
 
@@ -58,13 +60,25 @@ class _KnownNetwork:
     reserved: tuple[IPAddress, ...]
 
 
-class Engine:
-    """One host's engine. `machine`: this machine's name. `close` frees what it holds."""
+def _asks_for_nothing(container: str, tags: Tags, site: Site, host: str) -> tuple[AttachRequest, ...]:
+    return ()
 
-    def __init__(self, reconciler: Reconciler, store: Store, machine: str, close: Callable[[], None]) -> None:
+
+class Engine:
+    """One host's engine. `machine`: this machine's name. `close` frees what it holds. `translate`: what labels mean."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        store: Store,
+        machine: str,
+        close: Callable[[], None],
+        translate: Translate = _asks_for_nothing,
+    ) -> None:
         self._reconciler = reconciler
         self._store = store
         self._machine = machine
+        self._labelled = LabelledContainers(reconciler, store, machine, translate)
         self.place = reconciler.place
         self.close = close
 
@@ -77,16 +91,33 @@ class Engine:
     # the site
 
     def plan(self, site: Site, host: str) -> Preview:
+        """What the site would change here, and what was attached by hand or by labels to networks that are here."""
+        asked = self._labelled.look(site, host)
         goal, _ = self._site_goal(site, host)
-        return self._reconciler.preview(goal)
+        preview = self._reconciler.preview(replace(goal, labelled=asked.stays(site)))
+        for other in self._previews_by_hand(site.name):
+            preview = preview.joined(other)
+        for other in self._labelled.previews(site, host, asked):
+            preview = preview.joined(other)
+        return preview
+
+    def _previews_by_hand(self, site: str) -> Iterator[Preview]:
+        its = list(self._by_hand(site))
+        with self._reconciler.acquainted(attachment.container for _, attachment in its):
+            for known, attachment in its:
+                try:
+                    yield self._reconciler.preview(self._hand_goal(known, attachment)[0])
+                except DuctworkError:
+                    continue  # its network is not here yet; or `apply` says so
 
     def apply(self, site: Site, host: str, *, dad: bool = True, guard: Guard | None = None, asked: bool = True) -> Report:
         """Bring what the file has, remove what the site has no longer, and see to what was attached by hand. `dad`: ask
         whether anybody else has an address before it is given. `guard`: takes it all back unless `confirm` comes in time.
         `asked`: by a person, who may `undo` it."""
         self._reconciler.fetch_back()
-        goal, changes = self._site_goal(site, host)
-        goal = replace(goal, vigilance=self._vigilance(dad))
+        asked_for = self._labelled.look(site, host)
+        goal, changes = self._site_goal(site, host, recover=bool(asked_for.requests))
+        goal = replace(goal, vigilance=self._vigilance(dad), labelled=asked_for.stays(site))
 
         with self._reconciler.confirmations.one_change(goal.title, guard) as arm:
 
@@ -98,39 +129,64 @@ class Engine:
             report = self._reconciler.carry_out(goal, prepare, asked=asked)
             self._remember_networks(goal, report.observation)
             self._remember_used(goal, report)
-            return self._attach_again(site.name, report, dad, asked=asked)
+            report = self._attach_again(site.name, report, dad, asked=asked)
+            carry_out = partial(self._carry_out, dad=dad, asked=asked)
+            return self._labelled.plug_in(site, host, asked_for, carry_out, report) or report
 
     def concerns(self, site: Site, host: str, container: str) -> bool:
-        """Whether the file, or what was attached by hand, may mean a container RUNTIME:NAME."""
+        """Whether the file, or what was attached by hand or by labels, may mean a container RUNTIME:NAME."""
+        if self._labelled.concerns(site, container):
+            return True
         remembered = (key.rpartition("/")[0] for key in self._store.remembered(_ATTACHMENTS))
         references = {attachment.container for attachment in site.on(host)}.union(remembered)
         return any(_is_called(reference, container) or _is_identifier(reference) for reference in references)
 
     def plug_in(self, site: Site, host: str, container: str, *, dad: bool = True) -> Report | None:
-        """A container (RUNTIME:NAME) that has started: what the file and `attach` plug it into, and nothing else is looked at.
-        None: nothing does, by this name. It is no change that `undo` takes back. Errors: as `apply`."""
+        """A container (RUNTIME:NAME) that has started: what the file, `attach` and its labels plug it into, and nothing else is
+        looked at. None: nothing does, by this name. It is no change that `undo` takes back. Errors: as `apply`."""
         self._reconciler.fetch_back()
-        reports = []
         attachments = tuple(a for a in site.on(host) if _is_called(a.container, container))
+        by_hand = [(known, a) for known, a in self._by_hand() if _is_called(a.container, container)]
+        names = [*(a.container for a in attachments), *(a.container for _, a in by_hand), *([container] if site.labels else [])]
+        if not names:
+            return None
+        with self._reconciler.acquainted(names) as sandboxes:
+            report = self._plug_in_written(site, host, attachments, by_hand, dad)
+            sandbox = sandboxes.get(container)
+            if not sandbox or not sandbox.tags:
+                return report
+            asked_for = self._labelled.read(site, host, {container: sandbox.tags} if site.labels else {})
+            return self._labelled.plug_in(site, host, asked_for, partial(self._carry_out, dad=dad, asked=False), report)
+
+    def _plug_in_written(
+        self,
+        site: Site,
+        host: str,
+        attachments: tuple[Attachment, ...],
+        by_hand: list[tuple[_KnownNetwork, Attachment]],
+        dad: bool,
+    ) -> Report | None:
+        reports = []
         if attachments:
             whole, changes = self._site_goal(site, host)
             if changes:
                 self._store.lease_all(site.name, changes)
             its = replace(site, attachments=attachments)
-            external = any(site.networks[a.network].external for a in attachments)
-            vigilance = self._vigilance(dad) if external else NOT_VIGILANT
-            goal = Attach(its, host, self._machine, whole.addresses, "site", vigilance=vigilance)
-            reports.append(self._reconciler.carry_out(goal, asked=False))
-            self._remember_used(goal, reports[0])
-        for value in self._store.remembered(_ATTACHMENTS).values():
-            attachment = serial.decode(value["attachment"])
-            key = f"{value['site']}/{value['network']}"
-            if _is_called(attachment.container, container) and key in self._store.remembered(_NETWORKS):
-                reports.append(self._plug_in(self._known_network(key), attachment, dad, asked=False))
+            goal = Attach(its, host, self._machine, whole.addresses, "site")
+            reports.append(self._carry_out(goal, dad=dad, asked=False))
+        reports += [self._plug_in(known, attachment, dad, asked=False) for known, attachment in by_hand]
         return reduce(Report.joined, reports) if reports else None
 
+    def _carry_out(self, goal: Attach, *, dad: bool, asked: bool) -> Report:
+        """Who else has an address is asked on LANs alone."""
+        if any(goal.site.networks[attachment.network].external for attachment in goal.site.attachments):
+            goal = replace(goal, vigilance=self._vigilance(dad))
+        report = self._reconciler.carry_out(goal, asked=asked)
+        self._remember_used(goal, report)
+        return report
+
     def destroy(self, site: str | None) -> Report:
-        """Remove what a site (None: ductwork) has here. Addresses stay remembered."""
+        """Remove what a site (None: ductwork) has here, by labels too. Addresses stay remembered."""
         goal = DestroySite(site)
         with self._reconciler.confirmations.one_change(goal.title):
             report = self._reconciler.carry_out(goal)
@@ -180,14 +236,23 @@ class Engine:
         """Attachment → its addresses on a host, written or as they would be allocated now."""
         return self._site_goal(site, host)[0].addresses
 
-    def _site_goal(self, site: Site, host: str) -> tuple[ApplySite, tuple[ipam.LeaseChange, ...]]:
+    def _site_goal(self, site: Site, host: str, *, recover: bool = False) -> tuple[ApplySite, tuple[ipam.LeaseChange, ...]]:
+        """The goal, and what is to be stored before it is carried out. `recover`: look for lost leases in any case, where a
+        network has none."""
         leases = {name: dict(self._store.leases(site.name, name)) for name in site.networks}
         given_back = self._departed(site, host, leases)
         for change in given_back:
             del leases[change.network][change.holder]
-        assignment = ipam.assign(site, host, leases)
+        try:
+            assignment = ipam.assign(site, host, leases)
+        except AllocationError:
+            gone = self._labelled.gone(site, leases)
+            for change in gone:
+                del leases[change.network][change.holder]
+            given_back += gone
+            assignment = ipam.assign(site, host, leases)
         recovered: tuple[ipam.LeaseChange, ...] = ()
-        if assignment.changes:
+        if assignment.changes or (recover and not all(leases[name] for name in site.labels)):
             recovered = self._leases_in_use(site, host, leases)
             for change in recovered:
                 leases[change.network][change.holder] = change.addresses
@@ -198,6 +263,7 @@ class Engine:
         """The leases of attachments that neither the file nor anybody's `attach` has any more: their addresses are free."""
         present = {(host, *attachment.id) for attachment in site.on(host)}
         present |= {(host, *key.rpartition("/")[::2]) for key in self._store.remembered(_ATTACHMENTS)}
+        present |= self._labelled.holders(site, host)
         return tuple(
             ipam.LeaseChange(name, holder, ())
             for name, its in leases.items()
@@ -280,31 +346,39 @@ class Engine:
 
     def _plug_in(self, known: _KnownNetwork, attachment: Attachment, dad: bool = True, *, asked: bool = True) -> Report:
         """Its address is stored before the kernel gets it, and given back if the kernel does not."""
-        site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
-        leases = self._store.leases(site.name, known.network.name)
+        goal, lease, former = self._hand_goal(known, attachment)
         holder = (known.host, *attachment.id)
-        former = leases.get(holder, ())
-        addresses, lease = _assigned(site, known, attachment, leases)
         if lease != former:
-            self._store.lease(site.name, known.network.name, holder, lease)
-        vigilance = self._vigilance(dad) if known.network.external else NOT_VIGILANT
-        gone = former if former != lease else ()
-        goal = Attach(site, known.host, self._machine, {attachment.id: addresses}, former=gone, vigilance=vigilance)
+            self._store.lease(known.site, known.network.name, holder, lease)
         try:
-            report = self._reconciler.carry_out(goal, asked=asked)
-            self._remember_used(goal, report)
-            return report
+            return self._carry_out(goal, dad=dad, asked=asked)
         except DuctworkError:
             if lease != former:
-                self._store.lease(site.name, known.network.name, holder, former)
+                self._store.lease(known.site, known.network.name, holder, former)
             raise
+
+    def _hand_goal(
+        self, known: _KnownNetwork, attachment: Attachment
+    ) -> tuple[Attach, tuple[IPAddress, ...], tuple[IPAddress, ...]]:
+        """(the goal, the lease that it needs, that which is stored)."""
+        site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
+        leases = self._store.leases(site.name, known.network.name)
+        former = leases.get((known.host, *attachment.id), ())
+        addresses, lease = _assigned(site, known, attachment, leases)
+        gone = former if former != lease else ()
+        return Attach(site, known.host, self._machine, {attachment.id: addresses}, former=gone), lease, former
+
+    def _by_hand(self, site: str | None = None) -> Iterator[tuple[_KnownNetwork, Attachment]]:
+        """What was attached by hand to networks (of a site, None: of any) that are known here."""
+        for value in self._store.remembered(_ATTACHMENTS).values():
+            key = f"{value['site']}/{value['network']}"
+            if site in (None, value["site"]) and key in self._store.remembered(_NETWORKS):
+                yield self._known_network(key), serial.decode(value["attachment"])
 
     def _attach_again(self, site: str, report: Report, dad: bool, *, asked: bool) -> Report:
         """What was attached by hand to the site's networks, where its container has been started anew."""
-        for value in self._store.remembered(_ATTACHMENTS).values():
-            if value["site"] == site and f"{site}/{value['network']}" in self._store.remembered(_NETWORKS):
-                known = self._known_network(f"{site}/{value['network']}")
-                report = report.joined(self._plug_in(known, serial.decode(value["attachment"]), dad, asked=asked))
+        for known, attachment in self._by_hand(site):
+            report = report.joined(self._plug_in(known, attachment, dad, asked=asked))
         return report
 
     def detach(self, container: str, network: str, interface: str | None = None) -> Report:
@@ -317,6 +391,9 @@ class Engine:
         ]
         found = found or self._marked(container, known)
         chosen = [name for name in found if interface in (None, name)]
+        if not chosen and known.network.name in self._labelled.networks_of(known.site, container):
+            hint = f"start it without the label, or take {known.network.name} out of `labels` in the file of site {known.site}"
+            raise UsageError(f"{container} is plugged into {network} by its own label", hint)
         if not chosen:
             raise UsageError(
                 f"{container} was not attached to {network} by `ductwork attach`",

@@ -8,6 +8,7 @@
     │   └── RollbackError             … and taking it back failed too; the message says what is left
     ├── ContainerError                a container that cannot be attached
     ├── AddressInUseError             another machine of the LAN has the address
+    ├── LabelError                    a container's labels ask for what cannot be, or what the site does not permit
     ├── AllocationError               no address left, or the one asked for is taken
     ├── BusyError                     another ductwork holds the lock (try again)
     ├── MissingToolError              a program, kernel feature or right that this needs is not there
@@ -93,6 +94,10 @@ class AddressInUseError(DuctworkError):
 
 class AllocationError(DuctworkError):
     code = "allocation"
+
+
+class LabelError(DuctworkError):
+    code = "label"
 
 
 class BusyError(DuctworkError):

@@ -5,7 +5,7 @@ Invariant: pure. The engine carries out any goal in the same way: read, think, p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -45,6 +45,24 @@ class Vigilance:
 
 
 NOT_VIGILANT = Vigilance()
+
+LABEL = "label"
+"""The origin of what a container's labels have plugged in. It goes with the site, whose policy has let it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Which of a site's attachments by label stay: those `wanted` (container, network); and on `networks`, which the policy
+    names, those of containers whose runtime is `silent`, so that nobody knows."""
+
+    wanted: frozenset[tuple[str, str]] = frozenset()
+    networks: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
+
+    def keeps(self, owner: Owner) -> bool:
+        return owner.network in self.networks and (
+            (owner.container, owner.network) in self.wanted or owner.container.partition(":")[0] in self.silent
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +104,10 @@ class Goal(Protocol):
     def mine(self, resource: Resource, observed: State) -> bool: ...
 
 
-def owners_of(host: Iterable[Resource], site: str | None, origin: str | None) -> list[str]:
-    """The containers that the host's links of a site and origin (None: of any) lead to."""
+def owners_of(host: Iterable[Resource], is_meant: Callable[[Owner], bool]) -> list[str]:
+    """The containers that the host's links with such a mark lead to."""
     owners = (link.owner for link in host if isinstance(link, Link) and link.owner and link.owner.container)
-    return [o.container for o in owners if site in (None, o.site) and origin in (None, o.origin)]
+    return [owner.container for owner in owners if is_meant(owner)]
 
 
 def links_of(network: Network, host: str, plugged_into: str, attachment: tuple[str, str]) -> frozenset[str] | None:
@@ -100,7 +118,8 @@ def links_of(network: Network, host: str, plugged_into: str, attachment: tuple[s
     return frozenset({plugged_into, *desire.nics_of(network, host), host_ifname(*attachment)})
 
 
-def _owned(resource: Resource, site: str, origin: str, observed: State) -> bool:
+def _owned(resource: Resource, site: str, observed: State, labelled: Labelled) -> bool:
+    """Whether it is the site's: by its file, or by a label that it does not heed (any more)."""
     owner = resource.owner
     if owner is None:
         return False
@@ -108,7 +127,12 @@ def _owned(resource: Resource, site: str, origin: str, observed: State) -> bool:
         return not _others_forward(site, observed)
     if isinstance(resource, NftElement) and owner.site == site and antispoof.is_orphan(resource, observed):
         return True  # of a container that was attached by hand, and has died
-    return (owner.site, owner.origin) == (site, origin) or not owner.site
+    if owner.site == site and owner.origin == LABEL:
+        if isinstance(resource, NftElement):  # its mark names no container
+            port = observed.get(Key("link", HOST, (resource.parts[0],)))
+            owner = port.owner if port and port.owner else owner
+        return not labelled.keeps(owner)
+    return (owner.site, owner.origin) == (site, "site") or not owner.site
 
 
 def _of_attachment(resource: Resource, owner: Owner) -> bool:
@@ -130,13 +154,14 @@ def _others_forward(site: str, observed: State) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ApplySite:
-    """One host's part of a site file. `addresses`: of each attachment, written or allocated."""
+    """One host's part of a site file. `addresses`: of each attachment, written or allocated. `labelled`: what else stays."""
 
     site: Site
     host: str
     machine: str
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
     vigilance: Vigilance = NOT_VIGILANT
+    labelled: Labelled = Labelled()
     links: frozenset[str] | None = None
     thorough: bool = False
 
@@ -158,7 +183,12 @@ class ApplySite:
 
     def containers(self, host: Iterable[Resource]) -> list[str]:
         wanted = [attachment.container for attachment in self.site.on(self.host)]
-        return list(dict.fromkeys(wanted + owners_of(host, self.site.name, "site")))
+        return list(dict.fromkeys(wanted + owners_of(host, self._is_ours)))
+
+    def _is_ours(self, owner: Owner) -> bool:
+        return owner.site == self.site.name and (
+            owner.origin == "site" or (owner.origin == LABEL and not self.labelled.keeps(owner))
+        )
 
     def elements(self, state: State) -> Iterable[NftElement]:
         return ()
@@ -174,7 +204,7 @@ class ApplySite:
         return desire.desired_on_host(self.view(observation.facts))
 
     def mine(self, resource: Resource, observed: State) -> bool:
-        return _owned(resource, self.site.name, "site", observed)
+        return _owned(resource, self.site.name, observed, self.labelled)
 
 
 def _site_of(link: Link | None) -> str | None:
@@ -201,7 +231,10 @@ class DestroySite:
         return self.site or "*"
 
     def containers(self, host: Iterable[Resource]) -> list[str]:
-        return list(dict.fromkeys(owners_of(host, self.site, "site" if self.site else None)))
+        return list(dict.fromkeys(owners_of(host, self._is_meant)))
+
+    def _is_meant(self, owner: Owner) -> bool:
+        return self.site is None or (owner.site == self.site and owner.origin in ("site", LABEL))
 
     def elements(self, state: State) -> Iterable[NftElement]:
         return ()
@@ -212,7 +245,7 @@ class DestroySite:
     def mine(self, resource: Resource, observed: State) -> bool:
         if self.site is None:
             return resource.owner is not None
-        return _owned(resource, self.site, "site", observed)
+        return _owned(resource, self.site, observed, Labelled())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ that of the attachments and leases; ranges are never enumerated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 from typing import NamedTuple
 
@@ -55,6 +55,33 @@ def pools(network: Network, host: str) -> dict[IPNetwork, tuple[AddressRange, ..
         elif not network.external and not _is_slaac(network, subnet):
             found[subnet] = (_whole(subnet),)
     return found
+
+
+def narrowed(network: Network, host: str, ranges: tuple[AddressRange, ...]) -> Network:
+    """The network for who may have addresses of these ranges alone (none: of all): what they have in common with `allocate`
+    of this host, or, where the LAN has another master and `allocate` says nothing, the ranges themselves."""
+    if not ranges:
+        return network
+    own = pools(network, host)
+    found: list[AddressRange] = []
+    for subnet in network.subnets:
+        asked = [each for each in ranges if each.first in subnet]
+        if subnet in own:
+            found += [common for each in asked for its in own[subnet] if (common := _common(each, its))]
+        elif is_allocated(network, subnet):
+            found += asked
+    subnets = tuple(subnet for subnet in network.subnets if any(each.first in subnet for each in found))
+    return replace(network, subnets=subnets, allocate={"": tuple(found)})
+
+
+def is_allocated(network: Network, subnet: IPNetwork) -> bool:
+    """Whether containers get addresses of a subnet from us, rather than make their own (SLAAC)."""
+    return not _is_slaac(network, subnet)
+
+
+def _common(one: AddressRange, other: AddressRange) -> AddressRange | None:
+    first, last = max(one.first, other.first, key=int), min(one.last, other.last, key=int)
+    return AddressRange(first, last) if int(first) <= int(last) else None
 
 
 def reserved(network: Network, site: Site) -> set[IPAddress]:
@@ -131,7 +158,7 @@ class _Allocation:
     def _kept(self, attachment: Attachment, subnet: IPNetwork) -> IPAddress | None:
         """What it had, where the file still lets it."""
         for address in self.remembered(attachment):
-            if address in subnet and address not in self._reserved and _holds(self._pools[subnet], address):
+            if address in subnet and address not in self._reserved and holds(self._pools[subnet], address):
                 return address
         return None
 
@@ -146,8 +173,8 @@ class _Allocation:
         return address
 
 
-def _holds(ranges: tuple[AddressRange, ...], address: IPAddress) -> bool:
-    return any(int(each.first) <= int(address) <= int(each.last) for each in ranges)
+def holds(ranges: tuple[AddressRange, ...], address: IPAddress) -> bool:
+    return any(each.first.version == address.version and int(each.first) <= int(address) <= int(each.last) for each in ranges)
 
 
 def _free(ranges: tuple[AddressRange, ...], taken: set[IPAddress]) -> Iterator[IPAddress]:

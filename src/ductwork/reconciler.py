@@ -7,7 +7,8 @@ before it is; a failure is taken back; a plan that has been carried out is follo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn
@@ -16,7 +17,7 @@ from ductwork import desire
 from ductwork.confirmation import Confirmations
 from ductwork.drivers import Facts
 from ductwork.duplicates import Lookout
-from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
+from ductwork.errors import ApplyError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
 from ductwork.foreign import ForeignValues
 from ductwork.goals import Fetch, Goal, Observation, Restore
 from ductwork.held import HeldNamespaces
@@ -24,6 +25,7 @@ from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
+from ductwork.refusals import has_its_own_network, refuse_conflicts, refuse_host_mode, unsettled
 from ductwork.resources import (
     HOST,
     Address,
@@ -40,17 +42,13 @@ from ductwork.resources import (
     Sysctl,
     Update,
 )
-from ductwork.runtimes import Sandbox
+from ductwork.runtimes import Sandbox, Tags
 from ductwork.services import uplink
 from ductwork.services.nat import sysctl_paths
 from ductwork.system import Resolve, System
 
 _ROUNDS = 3
 """One suffices (design, section 3); the second verifies. A third means that something else changes the same things."""
-
-
-_NAMED = 4
-"""So many things in the way are named; the rest are like them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,24 @@ class Preview:
     desired: Mapping[Key, Resource]
     notes: tuple[str, ...] = ()
 
+    def joined(self, other: Preview) -> Preview:
+        """This and then the other; what was seen first."""
+        mine, its = self.plan, other.plan
+        plan = replace(
+            mine,
+            operations=mine.operations + its.operations,
+            kept=mine.kept + its.kept,
+            lost=mine.lost + its.lost,
+            announcements=mine.announcements + its.announcements,
+        )
+        notes = tuple(dict.fromkeys(self.notes + other.notes))
+        return Preview(plan, self.observation, {**self.desired, **other.desired}, notes)
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """What was done, and the `observation` afterwards. `rounds`: how many plans had something to do; more than one is a
-    defect."""
+    defect. `refused`: container → why nothing of what its labels ask for is done."""
 
     observation: Observation
     operations: tuple[Operation, ...]
@@ -75,6 +86,12 @@ class Report:
     kept: tuple[Resource, ...] = ()
     notes: tuple[str, ...] = ()
     title: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_nothing(cls) -> Report:
+        """Nothing was looked at."""
+        return cls(Observation({}, Facts()), (), 0, {})
 
     def joined(self, other: Report) -> Report:
         """This and then the other, as one."""
@@ -86,6 +103,7 @@ class Report:
             self.kept + other.kept,
             self.notes + other.notes,
             self.title,
+            {**self.refused, **other.refused},
         )
 
 
@@ -112,6 +130,7 @@ class Reconciler:
         held: HeldNamespaces | None = None,
     ) -> None:
         self._sandboxes: dict[str, Sandbox] = {}
+        self._acquainted: dict[str, Sandbox | None] = {}
         self._system = system(self.open_netns)
         self._resolver = resolver
         self._journal = journal
@@ -142,6 +161,26 @@ class Reconciler:
         """Container → (runtime, mode), of the last look."""
         return {name: (sandbox.runtime, sandbox.mode) for name, sandbox in self._sandboxes.items()}
 
+    @contextmanager
+    def acquainted(self, references: Iterable[str]) -> Iterator[Mapping[str, Sandbox | None]]:
+        """Within, these containers are not asked about again, whatever number of goals are about them."""
+        before, self._acquainted = self._acquainted, {**self._acquainted, **self._resolver.resolve(references)}
+        known = dict(self._sandboxes)
+        try:
+            yield self._acquainted
+        finally:
+            running = {name: sandbox for name, sandbox in self._acquainted.items() if sandbox}
+            self._sandboxes = {**running, **known}
+            self._acquainted = before
+
+    def tagged(self) -> tuple[dict[str, Tags], frozenset[str]]:
+        """See `system.Resolve`."""
+        return self._resolver.tagged()
+
+    def gone(self, references: Iterable[str]) -> set[str]:
+        """See `system.Resolve`."""
+        return self._resolver.gone(references)
+
     # commands
 
     def observe(self, goal: Goal) -> Observation:
@@ -153,7 +192,7 @@ class Reconciler:
         observation = self._read(goal)
         desired, _ = self._desire(goal, observation)
         found = self._plan(goal, observation, desired)
-        _refuse_conflicts(found)
+        refuse_conflicts(found)
         self._refuse_without(found)
         return Preview(found, observation, desired, tuple(self._resolver.notes))
 
@@ -216,7 +255,7 @@ class Reconciler:
             desired, needed = self._desire(goal, observation)
             found = self._plan(goal, observation, desired)
             if found.conflicts and transaction.change is None:
-                _refuse_conflicts(found)
+                refuse_conflicts(found)
             if transaction.rounds == 0:
                 self._refuse_without(found)
                 lookout.ask(found, observation.state, goal.vigilance)
@@ -224,7 +263,7 @@ class Reconciler:
             if not found.operations and not found.conflicts:
                 break
             if found.conflicts or transaction.rounds == _ROUNDS:
-                self._take_back(transaction, _unsettled(found))
+                self._take_back(transaction, unsettled(found))
             transaction.rounds += 1
             transaction.before = {**found.before(observation.state), **transaction.before}
             transaction.change = self._journal.begin(goal.title, transaction.before, again=transaction.rounds > 1)
@@ -416,7 +455,7 @@ class Reconciler:
                 host += backend.read(HOST, None)
         asked = list(dict.fromkeys((*goal.containers(host), *self._interrupted)))
         guests = self._guests(goal).difference(asked)
-        readings, waiting = self._read_containers([*asked, *sorted(guests)], trusted)
+        readings, waiting = self._read_containers(asked, sorted(guests), trusted)
         unseen = guests & waiting.keys()
         state = settle(host, readings)
         if links is not None:
@@ -452,12 +491,17 @@ class Reconciler:
         new = [nic for nic in goal.nics if nic in facts.links and nic not in facts.taken]
         return self._system.machine.nics(new) if new else {}
 
-    def _read_containers(self, references: Sequence[str], trusted: bool) -> tuple[dict[str, ContainerReading], dict[str, str]]:
-        known = {name: self._sandboxes.get(name) for name in references}
-        sandboxes = known if trusted or not references else self._resolver.resolve(references)
+    def _read_containers(
+        self, asked: Sequence[str], guests: Sequence[str], trusted: bool
+    ) -> tuple[dict[str, ContainerReading], dict[str, str]]:
+        """`guests`: those that are only looked into for what we may have there; they may have become anything meanwhile."""
+        sandboxes = self._resolved([*asked, *guests], trusted)
         waiting = {name: "not running" for name, sandbox in sandboxes.items() if sandbox is None}
         running = {name: sandbox for name, sandbox in sandboxes.items() if sandbox}
-        _refuse_host_mode(running)
+        others = [name for name in guests if name in running and not has_its_own_network(running[name])]
+        waiting |= dict.fromkeys(others, "has no network of its own")
+        running = {name: sandbox for name, sandbox in running.items() if name not in others}
+        refuse_host_mode(running)
         self._sandboxes = running
         visits = [(sandbox.open, partial(self._read_container, name)) for name, sandbox in running.items()]
         readings: dict[str, ContainerReading] = {}
@@ -470,6 +514,13 @@ class Reconciler:
                 readings[name] = result
         self._refuse_shared(readings)
         return readings, waiting
+
+    def _resolved(self, references: Sequence[str], trusted: bool) -> dict[str, Sandbox | None]:
+        if trusted:
+            return {name: self._sandboxes.get(name) for name in references}
+        known = {name: self._acquainted[name] for name in references if name in self._acquainted}
+        new = [name for name in references if name not in known]
+        return known | (self._resolver.resolve(new) if new else {})
 
     def _read_container(self, name: str) -> ContainerReading:
         found = self._system.links.read(name, None)
@@ -558,39 +609,3 @@ def _add_sysctls(state: object, values: Mapping[str, str], links: Mapping[str, s
     for path, value in values.items():
         resource = Sysctl(HOST, path, value, link=links.get(path, ""))
         state[resource.key] = resource
-
-
-def _refuse_host_mode(running: Mapping[str, Sandbox]) -> None:
-    for name, sandbox in running.items():
-        if sandbox.mode == "host":
-            raise ContainerError(
-                f"{name} runs in the host's own network namespace (mode host)", "start it with another --network"
-            )
-
-
-def _refuse_conflicts(found: Plan) -> None:
-    if not found.conflicts:
-        return
-    sites = sorted({c.found.owner.site for c in found.conflicts if c.found.owner and c.found.owner.site})
-    hint = "remove or rename what is in the way, or choose another name in the file"
-    if sites:
-        hint = (
-            f"if this is site {sites[0]} under another name, write `name: {sites[0]}` in the file; else `ductwork destroy` "
-            "that one first, or choose other names, addresses and interfaces (`interface:`)"
-        )
-    lines = [_in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
-    more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
-    raise ConflictError("; ".join(lines[:_NAMED]) + more + ": nothing was touched", hint)
-
-
-def _in_the_way(wanted: Resource, found: Resource) -> str:
-    owner = found.owner
-    network = f", network {owner.network}" if owner and owner.network else ""
-    whose = f"belongs to {owner.origin} {owner.site}{network}" if owner and owner.site else "is not ductwork's"
-    return f"{found.key} is in the way: it exists and {whose}"
-
-
-def _unsettled(found: Plan) -> list[str]:
-    if found.conflicts:
-        return [_in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
-    return [f"{operation.target.key}: it does not stay as it was made" for operation in found.operations]

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from ductwork.duplicates import Watch
 from ductwork.foreign import SysctlReader
 from ductwork.resources import Address, Backend, NftElement, NicFacts
-from ductwork.runtimes import Sandbox
+from ductwork.runtimes import Sandbox, Tags
 
 T = TypeVar("T")
 
@@ -41,6 +41,13 @@ class Resolve(Protocol):
     def notes(self) -> list[str]: ...
 
     def resolve(self, references: Iterable[str]) -> dict[str, Sandbox | None]: ...
+
+    def tagged(self) -> tuple[dict[str, Tags], frozenset[str]]:
+        """(RUNTIME:NAME → what is written on it, of the running containers that ask for something; the runtimes that do not
+        answer)."""
+
+    def gone(self, references: Iterable[str]) -> set[str]:
+        """Of containers (RUNTIME:NAME), those that their runtime does not know, and those that run and ask for nothing."""
 
 
 class Visit(Protocol):

@@ -16,7 +16,10 @@ CORE = {
     *("planner", "kernel_model", "drivers", "services", "ipam", "naming", "site"),
     *("desire", "goals", "ownership", "relocation", "serial"),
 }
-ENGINE = {"engine", "reconciler", "duplicates", "foreign", "journal", "lent", "held", "system", "confirmation"}
+ENGINE = {
+    *("engine", "reconciler", "duplicates", "foreign", "journal", "lent", "held", "system", "confirmation"),
+    *("refusals", "labelled"),
+}
 FRONT = {"agent", "cli", "plugins", "lab", "doctor", "inspect"}
 PROTOCOLS = {"backends", "runtimes", "store"}
 """Their packages hold the protocols, which the engine speaks; their modules the classes, which only app.py sees."""

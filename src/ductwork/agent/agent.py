@@ -32,6 +32,7 @@ _IMPATIENT_SECONDS = 0.5
 """… but no longer than this after the first."""
 _REOPEN_SECONDS = 0.5
 _RETRY_SECONDS = 5.0
+_REMEMBERED = 1000
 _NAMED = 3
 """So many causes and operations are written out in a line of the log."""
 
@@ -76,6 +77,7 @@ class Agent:
         self._first_cause = 0.0
         self._last_cause = 0.0
         self._next_look = 0.0
+        self._refused: dict[str, str] = {}
         self._stopped = False
 
     def stop(self) -> None:
@@ -157,11 +159,11 @@ class Agent:
     # what has happened
 
     def _hear(self, event: Event) -> None:
-        if event.container and not self._engine.concerns(self._wishes.site, self._wishes.host, event.container):
-            return
-        if event.started:
-            self._container_started(event.container)
-        else:
+        its_labels = event.started and bool(self._wishes.site.labels)
+        concerned = not event.container or self._engine.concerns(self._wishes.site, self._wishes.host, event.container)
+        if event.started and (concerned or its_labels):
+            self._container_started(event.container, concerned)
+        elif concerned:
             self._cause(event.text)
 
     def _cause(self, text: str) -> None:
@@ -170,7 +172,8 @@ class Agent:
             self._first_cause = self._last_cause
         self._causes[text] = None
 
-    def _container_started(self, container: str) -> None:
+    def _container_started(self, container: str, concerned: bool) -> None:
+        """`concerned`: we knew of it, before its labels were read."""
         began = time.monotonic()
         try:
             report = self._engine.plug_in(self._wishes.site, self._wishes.host, container, dad=self._wishes.dad)
@@ -179,8 +182,11 @@ class Agent:
             self._cause(f"{container} started")
             return
         if report is None:
-            self._cause(f"{container} started")
-        elif report.operations:
+            if concerned:
+                self._cause(f"{container} started")
+            return
+        self._tell_refused(report.refused)
+        if report.operations:
             log.info("%s plugged in, %.0f ms after it was told of", container, (time.monotonic() - began) * 1000)
 
     def _reload(self) -> None:
@@ -225,9 +231,19 @@ class Agent:
             return
         self._tell(report, why)
 
+    def _tell_refused(self, refused: Mapping[str, str]) -> None:
+        """Each reason once, however often the container starts."""
+        for container, reason in refused.items():
+            if self._refused.get(container) != reason:
+                log.warning("%s gets nothing by its labels: %s", container, reason)
+                self._refused[container] = reason
+        for container in list(self._refused)[:-_REMEMBERED]:
+            del self._refused[container]
+
     def _tell(self, report: Report, why: str) -> None:
         for note in report.notes:
             log.info("%s", note)
+        self._tell_refused(report.refused)
         if not report.operations:
             return
         keys = list(dict.fromkeys(str(operation.target.key) for operation in report.operations))

@@ -99,6 +99,8 @@ def echo_report(report: Report, done: str, *, quiet: bool, verbose: bool) -> Non
         return
     for name, reason in report.waiting.items():
         click.echo(f"waiting: {name} ({reason})")
+    for name, reason in report.refused.items():
+        click.echo(f"refused: {name}: {reason}")
     for resource in report.kept:
         if isinstance(resource, Link) and resource.kind == "bridge":
             click.echo(

@@ -17,12 +17,13 @@ import socket
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from ductwork.errors import ContainerError
-from ductwork.runtimes import Sandbox
+from ductwork.runtimes import COMPOSE_PREFIX, LABEL_PREFIX, VARIABLE_PART, Sandbox, Tags
 from ductwork.runtimes.pid import open_process_netns
 
 _TIMEOUT_SECONDS = 10.0
@@ -48,6 +49,8 @@ class DockerRuntime:
 
     def __init__(self, url: str | None = None) -> None:
         self.url = url or os.environ.get(self.variable) or self.default_url
+        self._written: dict[str, Tags | None] = {}
+        """ID → what is written on that container, for as long as it is: it never changes. None: nothing for us."""
 
     def find(self, names: list[str]) -> dict[str, Sandbox | None]:
         if not names:
@@ -68,10 +71,18 @@ class DockerRuntime:
                 sandboxes[name] = self._sandbox(its, listed) if its.pid else None
         return sandboxes
 
+    def tagged(self) -> dict[str, Tags]:
+        """See `Tagging`. One listing, and a closer look at those that were not there before."""
+        names = self._list("/containers/json").names
+        new = self._inspect_all(identity for identity in names if identity not in self._written)
+        self._written |= {identity: its.tags if its and its.tags.asks else None for identity, its in new.items()}
+        self._written = {identity: tags for identity, tags in self._written.items() if identity in names}
+        return {names[identity]: replace(tags, name=names[identity]) for identity, tags in self._written.items() if tags}
+
     def _sandbox(self, its: _Container, listed: _Containers) -> Sandbox:
         is_it = partial(self._is_its, its.identity, its.pid)
         open_netns = partial(open_process_netns, its.pid, f"{self.name}:{its.name}", is_it)
-        return Sandbox(self.name, its.name, f"/proc/{its.pid}/ns/net", open_netns, self._mode(its, listed))
+        return Sandbox(self.name, its.name, f"/proc/{its.pid}/ns/net", open_netns, self._mode(its, listed), its.tags)
 
     def _mode(self, its: _Container, listed: _Containers) -> str:
         """As `ps` shows it: whatever network of the runtime's own the container is on counts as `bridge`."""
@@ -90,8 +101,8 @@ class DockerRuntime:
         with ThreadPoolExecutor(min(len(wanted), _REQUESTS_AT_ONCE), thread_name_prefix=self.name) as pool:
             return dict(zip(wanted, pool.map(self._inspect, wanted), strict=True))
 
-    def _list(self) -> _Containers:
-        answer = self._get("/containers/json?all=1")
+    def _list(self, path: str = "/containers/json?all=1") -> _Containers:
+        answer = self._get(path)
         try:
             return _Containers(answer or ())
         except _MALFORMED as error:
@@ -109,7 +120,7 @@ class DockerRuntime:
             raise self._is_something_else() from error
         if not 0 <= pid <= _LARGEST_PID:
             raise self._is_something_else()
-        return _Container(identity, name, pid, mode)
+        return _Container(identity, name, pid, mode, _tags(answer.get("Config"), identity, name))
 
     def _is_its(self, identity: str, pid: int) -> bool:
         if _in_cgroup_of(pid, identity):
@@ -136,7 +147,7 @@ class DockerRuntime:
             return None
         try:
             answer = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._is_something_else() from error
         if status != 200:
             message = answer.get("message", "") if isinstance(answer, dict) else ""
@@ -154,6 +165,7 @@ class _Container(NamedTuple):
     name: str
     pid: int
     mode: str
+    tags: Tags
 
 
 class _Containers:
@@ -178,6 +190,25 @@ def _name(entry: Mapping[str, Any]) -> str:
     """`/web`; legacy links add names like `/db/alias`. A container that is being removed has none."""
     own = [str(name) for name in entry["Names"] or () if name.count("/") == 1]
     return own[0][1:] if own else str(entry["Id"])[:_SHORT_ID]
+
+
+def _tags(config: object, identity: str, name: str) -> Tags:
+    """What is written on a container, of what it is made from. What is no text is left out."""
+    if not isinstance(config, dict):
+        return Tags(name, identity)
+    labels, variables = config.get("Labels"), config.get("Env")
+    pairs = [str(each).partition("=")[::2] for each in variables] if isinstance(variables, list) else []
+    return Tags(
+        name,
+        identity,
+        str(config.get("Hostname") or ""),
+        {
+            key: value
+            for key, value in (labels.items() if isinstance(labels, dict) else ())
+            if key.startswith((LABEL_PREFIX, COMPOSE_PREFIX)) and isinstance(value, str)
+        },
+        {key: value for key, value in pairs if VARIABLE_PART in key},
+    )
 
 
 def _in_cgroup_of(pid: int, identity: str) -> bool:

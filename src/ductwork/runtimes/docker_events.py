@@ -19,6 +19,7 @@ _ACTIONS = ("start", "die", "died", "rename", "destroy", "remove")
 _STARTS = ("start", "rename")
 _RECEIVE_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 20
+_LONGEST_NAME = 300
 
 
 class DockerEvents:
@@ -80,6 +81,6 @@ class DockerEvents:
             name = f"{self._runtime.name}:{attributes['name']}"
         except (ValueError, KeyError, TypeError):
             return None
-        if action not in _ACTIONS:
+        if action not in _ACTIONS or not name.isprintable() or len(name) > _LONGEST_NAME:
             return None
         return Event(f"{name}: {action}", name, started=action in _STARTS)

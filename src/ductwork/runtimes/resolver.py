@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ductwork.errors import ContainerError
-from ductwork.runtimes import Runtime, Sandbox
+from ductwork.runtimes import Runtime, Sandbox, Tagging, Tags
 
 
 class Resolver:
@@ -26,18 +26,49 @@ class Resolver:
         Errors: `ContainerError` for a bare name that two runtimes have, running or not, and for a runtime unknown here.
         """
         self.notes = []
-        split = {reference: self._split(reference) for reference in references}
-        bare = [name for runtime, name in split.values() if runtime is None]
-        found: dict[str, dict[str, Sandbox | None]] = {}
-        for runtime in self._factories:
-            named = [name for its, name in split.values() if its == runtime]
-            if named or bare:
-                found[runtime] = self._find(runtime, list(dict.fromkeys(named + bare)), wanted=bool(named))
-        _refuse_ambiguous(bare, found)
+        found, split = self._ask(references)
         return {
             reference: next((found[r][name] for r in ([runtime] if runtime else found) if name in found[r]), None)
             for reference, (runtime, name) in split.items()
         }
+
+    def tagged(self) -> tuple[dict[str, Tags], frozenset[str]]:
+        """See `system.Resolve`."""
+        found: dict[str, Tags] = {}
+        silent = set()
+        for name in self._factories:
+            try:
+                runtime = self._runtime(name)
+                if isinstance(runtime, Tagging):
+                    found |= {f"{name}:{container}": tags for container, tags in runtime.tagged().items()}
+            except ContainerError:
+                silent.add(name)
+        return found, frozenset(silent)
+
+    def gone(self, references: Iterable[str]) -> set[str]:
+        """See `system.Resolve`."""
+        found, split = self._ask(references)
+        return {
+            reference
+            for reference, (runtime, name) in split.items()
+            if runtime in found and (name not in found[runtime] or _asks_for_nothing(found[runtime][name]))
+        }
+
+    def _ask(
+        self, references: Iterable[str]
+    ) -> tuple[dict[str, Mapping[str, Sandbox | None]], dict[str, tuple[str | None, str]]]:
+        """(what each runtime that answers has of them, and how they are read)."""
+        split = {reference: self._split(reference) for reference in references}
+        bare = [name for runtime, name in split.values() if runtime is None]
+        found: dict[str, Mapping[str, Sandbox | None]] = {}
+        for runtime in self._factories:
+            named = [name for its, name in split.values() if its == runtime]
+            if named or bare:
+                its = self._find(runtime, list(dict.fromkeys(named + bare)), wanted=bool(named))
+                if its is not None:
+                    found[runtime] = its
+        _refuse_ambiguous(bare, found)
+        return found, split
 
     def _split(self, reference: str) -> tuple[str | None, str]:
         runtime, colon, name = reference.partition(":")
@@ -48,16 +79,23 @@ class Resolver:
             raise ContainerError(f"{reference}: there is no runtime {runtime!r}", f"there are {known}")
         return runtime, name
 
-    def _find(self, runtime: str, names: list[str], *, wanted: bool) -> dict[str, Sandbox | None]:
-        """A runtime that does not answer has nothing; that is worth a note only where the file speaks of it."""
+    def _runtime(self, name: str) -> Runtime:
+        if name not in self._built:
+            self._built[name] = self._factories[name]()
+        return self._built[name]
+
+    def _find(self, runtime: str, names: list[str], *, wanted: bool) -> dict[str, Sandbox | None] | None:
+        """None: it does not answer, and so has nothing; that is worth a note only where the file speaks of it."""
         try:
-            if runtime not in self._built:
-                self._built[runtime] = self._factories[runtime]()
-            return self._built[runtime].find(names)
+            return self._runtime(runtime).find(names)
         except ContainerError as error:
             if wanted:
                 self.notes.append(f"{error.message}: {error.hint}" if error.hint else error.message)
-            return {}
+            return None
+
+
+def _asks_for_nothing(sandbox: Sandbox | None) -> bool:
+    return bool(sandbox and sandbox.tags and not sandbox.tags.asks)
 
 
 def _refuse_ambiguous(names: Iterable[str], found: Mapping[str, Mapping[str, object]]) -> None:

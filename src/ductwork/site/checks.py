@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from ductwork.errors import Problem
 from ductwork.site.check_attachments import ATTACHMENT_CHECKS
 from ductwork.site.check_bridges import BRIDGE_CHECKS
+from ductwork.site.check_labels import LABEL_CHECKS
 from ductwork.site.check_networks import NETWORK_CHECKS
 from ductwork.site.check_nics import NIC_CHECKS
 from ductwork.site.draft import Draft
@@ -20,6 +21,7 @@ CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     *BRIDGE_CHECKS,
     *NIC_CHECKS,
     *ATTACHMENT_CHECKS,
+    *LABEL_CHECKS,
 )
 
 

@@ -19,6 +19,7 @@ def to_site(draft: Draft, name: str) -> Site:
         hosts={name: Host(name, model.address) for name, model in draft.hosts.items()},
         networks={name: _network(name, model) for name, model in draft.networks.items()},
         attachments=tuple(_attachment(plug) for plug in draft.plugs),
+        labels=draft.labels,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ductwork import naming
 from ductwork.drivers import on_host
 from ductwork.resources import IPAddress, IPNetwork
+from ductwork.site.model import AddressRange
 from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel
 from ductwork.site.values import special_address
 
@@ -47,6 +48,10 @@ class Draft:
     hosts: dict[str, HostModel] = field(default_factory=dict)
     networks: dict[str, NetworkModel] = field(default_factory=dict)
     plugs: list[Plug] = field(default_factory=list)
+    labels: dict[str, tuple[AddressRange, ...]] = field(default_factory=dict)
+    """As `Site.labels`."""
+    label_paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    """Where each of them is written."""
     plugs_of: dict[str, list[Plug]] = field(default_factory=dict)
     """Network → its attachments, in file order."""
     hosts_of: dict[str, list[str]] = field(default_factory=dict)
@@ -65,7 +70,8 @@ class Draft:
                 self.plugs_of[model.network].append(plug)
                 used[model.network].add(model.host)
         every = [name for name in self.hosts if name] or ([] if self.host_names else [""])
-        self.hosts_of = {name: [host for host in every if host in used[name]] for name in self.networks}
+        anywhere = {name for name, model in self.networks.items() if name in self.labels and not model.hosts}
+        self.hosts_of = {name: [host for host in every if host in used[name] or name in anywhere] for name in self.networks}
 
     def networks_by_host(self) -> Iterator[tuple[str, list[str]]]:
         """(host, names of the networks that exist there)."""

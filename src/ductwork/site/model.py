@@ -112,12 +112,14 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A whole file. `hosts` is empty where the file speaks of this machine alone."""
+    """A whole file. `hosts` is empty where the file speaks of this machine alone. `labels`: the networks that containers may
+    ask for by labels → the ranges that they may ask addresses in, none for all of the network."""
 
     name: str
     hosts: Mapping[str, Host] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
+    labels: Mapping[str, tuple[AddressRange, ...]] = field(default_factory=dict)
 
     def on(self, host: str) -> tuple[Attachment, ...]:
         """The attachments of one host."""
@@ -125,5 +127,9 @@ class Site:
 
     def hosts_of(self, network: str) -> tuple[str, ...]:
         """The hosts on which a network exists, in file order; `("",)` for a file without hosts that uses it."""
-        used = {a.host for a in self.attachments if a.network == network} | set(self.networks[network].hosts)
-        return tuple(h for h in (self.hosts or ("",)) if h in used)
+        written = self.networks[network].hosts
+        every = tuple(self.hosts) or ("",)
+        if network in self.labels and not written:
+            return every
+        used = {a.host for a in self.attachments if a.network == network} | set(written)
+        return tuple(h for h in every if h in used)

@@ -138,6 +138,28 @@ Vlans = Annotated[
     _checked(values.vlan_ids),
     WithJsonSchema({"type": ["integer", "string", "array"], "items": {"type": ["integer", "string"]}}),
 ]
+LabelPolicy = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "deny"},
+                {"type": "array", "items": {"type": "string", "pattern": values.NETWORK_NAME}},
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": values.NETWORK_NAME},
+                    "additionalProperties": {
+                        "anyOf": [
+                            {"enum": [True, None]},
+                            {"type": "string", "pattern": "[-/]"},
+                            {"type": "array", "items": {"type": "string", "pattern": "[-/]"}, "minItems": 1},
+                        ]
+                    },
+                },
+            ]
+        }
+    ),
+]
 Mtu = Annotated[
     int | None, _checked(values.mtu), WithJsonSchema({"type": "integer", "minimum": values.MIN_MTU, "maximum": values.MAX_MTU})
 ]
@@ -286,6 +308,9 @@ class SiteModel(Model):
     )
     networks: dict[NetworkName, Any] = Field(default={}, description="what containers are plugged into")
     attachments: list[AttachmentModel] = Field(default=[], description="who is plugged in where")
+    labels: LabelPolicy = Field(
+        default="deny", description="what containers may ask for by labels: networks, or networks with ranges of addresses"
+    )
     routers: list[Any] = Field(default=[], max_length=0, description="not in this version yet")
     ports: list[Any] = Field(default=[], max_length=0, description="not in this version yet")
 

@@ -62,6 +62,7 @@ def read_shape(data: object, machine: str) -> tuple[Shape, list[Problem]]:
     draft.hosts = _hosts(hosts, problems)
     draft.networks = _networks(networks, problems)
     draft.plugs = _plugs(data, problems)
+    _read_labels(data.get("labels"), draft, problems)
     draft.derive()
     return Shape(_name(data, problems), draft), problems
 
@@ -149,6 +150,28 @@ def _plugs(data: dict[str, object], problems: list[Problem]) -> list[Plug]:
         if model is not None:
             found.append(Plug(index, model))
     return found
+
+
+def _read_labels(value: object, draft: Draft, problems: list[Problem]) -> None:
+    """`deny`, a list of networks, or networks with the ranges that labels may ask addresses in."""
+    entries: list[tuple[Path, object, object]] = []
+    if isinstance(value, list):
+        entries = [(("labels", index), name, True) for index, name in enumerate(value)]
+    elif isinstance(value, dict):
+        entries = [(("labels", name), name, ranges) for name, ranges in value.items()]
+    elif value not in (None, "deny"):
+        hint = "write `deny`, a list of networks, or `{NETWORK: [FIRST-LAST]}`"
+        problems.append(Problem(("labels",), f"`labels` cannot be {describe(value)}", hint))
+    for path, name, ranges in entries:
+        if not isinstance(name, str):
+            hint = "write the network's name; with ranges of addresses, `labels: {NETWORK: [FIRST-LAST]}`"
+            problems.append(Problem(path, f"`labels`: {describe(name)} is no network's name", hint))
+            continue
+        try:
+            draft.labels[name] = values.label_ranges(ranges)
+            draft.label_paths[name] = path
+        except values.Refused as error:
+            problems.append(Problem(path, f"`labels`: {error.message}", error.hint))
 
 
 def _validated(kind: type[SomeModel], value: object, path: Path, problems: list[Problem], hint: str) -> SomeModel | None:

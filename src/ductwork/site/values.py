@@ -178,6 +178,15 @@ def address_range(value: object) -> AddressRange:
     return AddressRange(low, high)
 
 
+def label_ranges(value: object) -> tuple[AddressRange, ...]:
+    """What labels may ask addresses in: `true` or nothing for all of a network, a range, or a list of them."""
+    if value is None or value is True:
+        return ()
+    if value is False or value == []:
+        raise Refused(f"{describe(value)} permits nothing", "delete the network from `labels`, or write `true`")
+    return tuple(address_range(item) for item in (value if isinstance(value, list) else [value]))
+
+
 def mac(value: object) -> str:
     """An address in lower case, or `seed:TEXT` as it is."""
     word = text(value, "02:00:00:00:00:01")

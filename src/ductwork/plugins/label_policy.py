@@ -1,0 +1,108 @@
+"""Whether a site lets a container ask for an attachment by itself.
+
+Invariant: pure; what passes here is what the site file could have had, in a network that `labels` names, with addresses in
+its ranges, that nobody else in the file has, and a MAC that is no machine's of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ductwork import ipam
+from ductwork.drivers import on_host
+from ductwork.engine import AttachRequest
+from ductwork.resources import IPAddress
+from ductwork.site.model import AddressRange, Network, Site
+from ductwork.site.values import Refused, describe, listing, special_address
+
+
+def mistakes(request: AttachRequest, site: Site, host: str) -> Iterator[Refused]:
+    """What keeps a request from being granted on a host."""
+    network = site.networks.get(request.network)
+    if network is None or request.network not in site.labels:
+        known = ", ".join(site.labels)
+        what = "is not in the site file" if network is None else "is not one that labels may use"
+        hint = f"labels may use {known}; `labels` in the site file of {site.name} says so" if known else "`labels` is `deny`"
+        yield Refused(f"network {describe(request.network)} {what}", hint)
+        return
+    if host not in site.hosts_of(network.name):
+        yield Refused(f"network `{network.name}` is not on this host", f"add {host} to its `hosts`, or ask for another one")
+        return
+    its = [a for a in site.on(host) if request.container in (a.container, f"docker:{a.container}", f"podman:{a.container}")]
+    if any(attachment.network == network.name for attachment in its):
+        yield Refused(f"the site file plugs it into network `{network.name}` already", "delete the label, or the attachment")
+    if any(attachment.interface == request.interface for attachment in its):
+        yield Refused(f"its `{request.interface}` is the site file's", "choose another name, or leave the label out")
+    yield from _wrong_addresses(request, network, site, host)
+    yield from _wrong_gateway(request, network)
+    yield from _wrong_mac(request, site)
+
+
+def _wrong_addresses(request: AttachRequest, network: Network, site: Site, host: str) -> Iterator[Refused]:
+    ranges = site.labels[network.name]
+    if not request.addresses:
+        yield from _cannot_allocate(network, site, host)
+        return
+    reserved = ipam.reserved(network, site)
+    elsewhere = {name: its for name, its in network.allocate.items() if name not in ("", host)}
+    for address in request.addresses:
+        subnet = network.subnet_of(address)
+        if subnet is None:
+            places = listing(map(str, network.subnets)) or "none"
+            yield Refused(f"`{address}` is not in network `{network.name}`", f"its subnets: {places}")
+        elif ranges and not ipam.holds(ranges, address):
+            spans = listing(map(_span, ranges))
+            yield Refused(f"`{address}` is not one that labels may ask for", f"`labels` in the site file permits {spans}")
+        elif special := special_address(subnet, address):
+            yield Refused(f"`{address}` is {special} of {subnet}", "ask for another address")
+        elif address in reserved:
+            yield Refused(f"`{address}` is taken by the site file", "ask for another address")
+        elif other := next((name for name, its in elsewhere.items() if ipam.holds(its, address)), ""):
+            yield Refused(f"`{address}` is given out on host {other}", "ask for another address")
+
+
+def _cannot_allocate(network: Network, site: Site, host: str) -> Iterator[Refused]:
+    """Hosts allocate without asking each other: each needs a range of its own."""
+    pools = ipam.pools(ipam.narrowed(network, host, site.labels[network.name]), host)
+    if not any(ipam.is_allocated(network, subnet) for subnet in network.subnets):
+        return
+    if not pools:
+        hint = f"add a label ductwork.{network.name}.address"
+        yield Refused(f"it asks for no address, and none of network `{network.name}` is given out here", hint)
+    elif len(site.hosts_of(network.name)) > 1 and host not in network.allocate:
+        hint = f"add a label ductwork.{network.name}.address, or give the network an `allocate` range for each host"
+        yield Refused(f"it asks for no address, and network `{network.name}` is on several hosts", hint)
+
+
+def _wrong_gateway(request: AttachRequest, network: Network) -> Iterator[Refused]:
+    gateway = request.gateway
+    if gateway is True and not network.gateways and getattr(network.options, "mode", "") not in ("l3", "l3s"):
+        yield Refused(f"network `{network.name}` has no gateway", "delete the label, or write an address of the network")
+    if gateway is None or isinstance(gateway, bool):
+        return
+    if network.subnet_of(gateway) is None:
+        yield Refused(f"gateway `{gateway}` is not in network `{network.name}`", "write an address of the network")
+    elif gateway in request.addresses:
+        yield Refused(f"gateway `{gateway}` is its own address", "write the address of another machine")
+
+
+def _wrong_mac(request: AttachRequest, site: Site) -> Iterator[Refused]:
+    """One that a machine was built with may be that of the LAN's router, whose frames would come here then."""
+    if not request.mac:
+        return
+    if not int(request.mac[:2], 16) & 2:
+        hint = "write one whose second digit is 2, 6, a or e, or `seed:TEXT`; the site file may have any"
+        yield Refused(f"`{request.mac}` is not a locally administered address", hint)
+    if any(a.mac == request.mac and a.network == request.network for a in site.attachments):
+        yield Refused(f"`{request.mac}` is another container's", "write another, or leave the label out")
+
+
+def plugged_into(network: Network, host: str, ifname: str) -> set[str]:
+    """What the host calls that which containers of a network are plugged into, and the NIC behind it."""
+    named = (on_host(getattr(network.options, key, {}), host) for key in ("uplink", "parent"))
+    return {network.name, ifname, *filter(None, named)}
+
+
+def _span(span: AddressRange) -> str:
+    first: IPAddress = span.first
+    return f"{first}-{span.last}"

@@ -1,0 +1,56 @@
+"""Why nothing is touched: what is in the way, and containers that cannot be attached.
+
+Invariant: pure; the words name what was found, whose it is, and the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ductwork.errors import ConflictError, ContainerError
+from ductwork.planner import Plan
+from ductwork.resources import Resource
+from ductwork.runtimes import Sandbox
+
+_NAMED = 4
+"""So many things in the way are named; the rest are like them."""
+
+
+def has_its_own_network(sandbox: Sandbox) -> bool:
+    return sandbox.mode != "host" and not sandbox.mode.startswith("container:")
+
+
+def refuse_host_mode(running: Mapping[str, Sandbox]) -> None:
+    for name, sandbox in running.items():
+        if sandbox.mode == "host":
+            raise ContainerError(
+                f"{name} runs in the host's own network namespace (mode host)", "start it with another --network"
+            )
+
+
+def refuse_conflicts(found: Plan) -> None:
+    if not found.conflicts:
+        return
+    sites = sorted({c.found.owner.site for c in found.conflicts if c.found.owner and c.found.owner.site})
+    hint = "remove or rename what is in the way, or choose another name in the file"
+    if sites:
+        hint = (
+            f"if this is site {sites[0]} under another name, write `name: {sites[0]}` in the file; else `ductwork destroy` "
+            "that one first, or choose other names, addresses and interfaces (`interface:`)"
+        )
+    lines = [in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
+    more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+    raise ConflictError("; ".join(lines[:_NAMED]) + more + ": nothing was touched", hint)
+
+
+def in_the_way(wanted: Resource, found: Resource) -> str:
+    owner = found.owner
+    network = f", network {owner.network}" if owner and owner.network else ""
+    whose = f"belongs to {owner.origin} {owner.site}{network}" if owner and owner.site else "is not ductwork's"
+    return f"{found.key} is in the way: it exists and {whose}"
+
+
+def unsettled(found: Plan) -> list[str]:
+    if found.conflicts:
+        return [in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
+    return [f"{operation.target.key}: it does not stay as it was made" for operation in found.operations]

@@ -1,0 +1,39 @@
+"""What can be wrong in `labels`. See `checks.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ductwork.errors import Problem
+from ductwork.site.draft import Draft, subnet_of, subnets
+from ductwork.site.values import closest, describe, listing
+
+
+def permitted_networks(draft: Draft) -> Iterator[Problem]:
+    """Networks of the file, other than a NIC: that goes to one container, which the file has to name."""
+    for name, path in draft.label_paths.items():
+        network = draft.networks.get(name)
+        if name not in draft.network_names:
+            known = sorted(draft.network_names)
+            hint = f"{closest(name, known)}networks: {listing(known)}"
+            yield Problem(path, f"`labels`: unknown network {describe(name)}", hint, on_key=True)
+        elif network is not None and network.driver == "phys":
+            hint = "delete it here, and plug its container in by `attachments`"
+            yield Problem(path, f"`labels`: network `{name}` is a NIC", hint, on_key=True)
+
+
+def permitted_ranges(draft: Draft) -> Iterator[Problem]:
+    """Each in one of the network's subnets."""
+    for name, spans in draft.labels.items():
+        network = draft.networks.get(name)
+        for index, span in enumerate(spans if network else ()):
+            assert network
+            subnet = subnet_of(network, span.first)
+            if subnet is None or span.last not in subnet:
+                places = listing(map(str, subnets(network)))
+                hint = f"choose a part of {places}" if places else "write `true`: the network has no addresses"
+                message = f"`labels`: {span.first}-{span.last} is not in one of the network's subnets"
+                yield Problem(("labels", name, index), message, hint)
+
+
+LABEL_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (permitted_networks, permitted_ranges)
