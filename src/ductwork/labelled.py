@@ -18,7 +18,7 @@ from ductwork.goals import LABEL, Attach, Detach, Labelled
 from ductwork.naming import host_ifname, mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, IPInterface, Link, Owner
-from ductwork.runtimes import Tags
+from ductwork.runtimes import Sandbox, Tags
 from ductwork.site.model import Attachment, Site
 from ductwork.store import Store
 
@@ -126,9 +126,10 @@ class LabelledContainers:
 
     def previews(self, site: Site, host: str, asked: Asked) -> Iterator[Preview]:
         """What carrying each of them out would do; what hinders one is a note."""
-        with self._reconciler.acquainted(asked.requests):
+        with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
+                    _refuse_shared(sandboxes[container])
                     yield self._reconciler.preview(self._work(site, host, container, requests).goal)
                 except DuctworkError:
                     continue  # `apply` says so
@@ -138,9 +139,10 @@ class LabelledContainers:
     ) -> Report | None:
         """Each container by itself. `carry_out`: how the engine does it; `into`: what has been done before."""
         refused = dict(asked.refused)
-        with self._reconciler.acquainted(asked.requests):
+        with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
+                    _refuse_shared(sandboxes[container])
                     report = self._plug_in(self._work(site, host, container, requests), container, carry_out)
                 except DuctworkError as error:
                     refused[container] = _said(error)
@@ -240,6 +242,13 @@ class LabelledContainers:
         here = others - self._reconciler.gone(others) if others else set()
         if here:
             raise LabelError(f"MAC {mac} is {min(here)}'s in network {network}", "ask for another, or for none")
+
+
+def _refuse_shared(sandbox: Sandbox | None) -> None:
+    """It may be somebody else's, whose labels ask for nothing."""
+    if sandbox and sandbox.mode.startswith("container:"):
+        other = sandbox.mode.partition(":")[2]
+        raise LabelError(f"it shares the network of {other}", "put the labels on that one")
 
 
 def _assigned(
