@@ -28,7 +28,7 @@ def mistakes(request: AttachRequest, site: Site, host: str) -> Iterator[Refused]
     if host not in site.hosts_of(network.name):
         yield Refused(f"network `{network.name}` is not on this host", f"add {host} to its `hosts`, or ask for another one")
         return
-    its = [a for a in site.on(host) if request.container in (a.container, f"docker:{a.container}", f"podman:{a.container}")]
+    its = [a for a in site.on(host) if a.container in (request.container, request.container.partition(":")[2])]
     if any(attachment.network == network.name for attachment in its):
         yield Refused(f"the site file plugs it into network `{network.name}` already", "delete the label, or the attachment")
     if any(attachment.interface == request.interface for attachment in its):

@@ -28,7 +28,7 @@ class Resolver:
         self.notes = []
         found, split = self._ask(references)
         return {
-            reference: next((found[r][name] for r in ([runtime] if runtime else found) if name in found[r]), None)
+            reference: next((its[name] for r, its in found.items() if runtime in (None, r) and name in its), None)
             for reference, (runtime, name) in split.items()
         }
 
