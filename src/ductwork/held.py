@@ -16,7 +16,7 @@ from functools import partial
 from ductwork import desire, netns
 from ductwork.goals import Observation
 from ductwork.resources import HOST
-from ductwork.runtimes import Sandbox
+from ductwork.runtimes import Sandbox, Tags
 from ductwork.system import Resolve, Visit
 
 
@@ -51,6 +51,12 @@ class HeldNamespaces:
         asked = list(references)
         found = self._resolver.resolve(name for name in asked if name not in self._back)
         return {name: self._sandbox(name) if name in self._back else found[name] for name in asked}
+
+    def tagged(self) -> tuple[dict[str, Tags], frozenset[str]]:
+        return self._resolver.tagged()
+
+    def gone(self, references: Iterable[str]) -> set[str]:
+        return self._resolver.gone(references)
 
     def _sandbox(self, name: str) -> Sandbox:
         fd = self._held[name].fd

@@ -17,7 +17,7 @@ from ductwork import desire
 from ductwork.confirmation import Confirmations
 from ductwork.drivers import Facts
 from ductwork.duplicates import Lookout
-from ductwork.errors import ApplyError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
+from ductwork.errors import ApplyError, ConflictError, ContainerError, MissingToolError, NothingToUndoError, RollbackError
 from ductwork.foreign import ForeignValues
 from ductwork.goals import Fetch, Goal, Observation, Restore
 from ductwork.held import HeldNamespaces
@@ -25,7 +25,7 @@ from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
-from ductwork.refusals import has_its_own_network, refuse_conflicts, refuse_host_mode, unsettled
+from ductwork.refusals import has_its_own_network, refuse_conflicts, refuse_host_mode, unsettled, warnings
 from ductwork.resources import (
     HOST,
     Address,
@@ -34,10 +34,8 @@ from ductwork.resources import (
     Key,
     Link,
     NicFacts,
-    NicSpec,
     Operation,
     Outcome,
-    Port,
     Resource,
     Sysctl,
     Update,
@@ -298,7 +296,7 @@ class Reconciler:
                 *self._resolver.notes,
                 *(f"{nic} is gone: it has died with the container that it was lent to" for nic in lost),
                 *lookout.report(),
-                *_warnings(observation, transaction.operations, self._held is not None),
+                *warnings(observation, transaction.operations, self._held is not None),
             ),
             goal.title,
         )
@@ -579,19 +577,6 @@ class Reconciler:
 def _is_guest(resource: Resource) -> bool:
     """Whether it is a link in a container that has no other end on the host."""
     return isinstance(resource, Link) and resource.commands_enter
-
-
-def _warnings(observation: Observation, operations: Sequence[Operation], fetching: bool) -> Iterator[str]:
-    """What becomes of NICs without us (`fetching`: we see to that), and what else names those that have become ports, which is
-    not ours to change."""
-    taken = {o.after.link for o in operations if isinstance(o, Create) and isinstance(o.after, Port) and o.after.is_uplink}
-    for o in operations if not fetching else ():
-        if isinstance(o, Create) and isinstance(o.after, Link) and isinstance(o.after.spec, NicSpec):
-            home = f"when {o.after.netns} ends, {o.after.spec.device} comes back to the machine's first namespace"
-            yield f"{home}, down and without its addresses, until `ductwork apply` or `destroy` sees to it"
-    for nic in sorted(taken):
-        for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
-            yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
 
 
 def _told(operations: Sequence[Operation], addresses: Sequence[Address]) -> Sequence[Address]:

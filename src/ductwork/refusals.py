@@ -1,15 +1,16 @@
-"""Why nothing is touched: what is in the way, and containers that cannot be attached.
+"""Why nothing is touched: what is in the way, and containers that cannot be attached; and what is said beside what is done.
 
 Invariant: pure; the words name what was found, whose it is, and the next step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ductwork.errors import ConflictError, ContainerError
+from ductwork.goals import Observation
 from ductwork.planner import Plan
-from ductwork.resources import Resource
+from ductwork.resources import Create, Link, NicFacts, NicSpec, Operation, Port, Resource
 from ductwork.runtimes import Sandbox
 
 _NAMED = 4
@@ -54,3 +55,16 @@ def unsettled(found: Plan) -> list[str]:
     if found.conflicts:
         return [in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
     return [f"{operation.target.key}: it does not stay as it was made" for operation in found.operations]
+
+
+def warnings(observation: Observation, operations: Sequence[Operation], fetching: bool) -> Iterator[str]:
+    """What becomes of NICs without us (`fetching`: we see to that), and what else names those that have become ports, which is
+    not ours to change."""
+    taken = {o.after.link for o in operations if isinstance(o, Create) and isinstance(o.after, Port) and o.after.is_uplink}
+    for o in operations if not fetching else ():
+        if isinstance(o, Create) and isinstance(o.after, Link) and isinstance(o.after.spec, NicSpec):
+            home = f"when {o.after.netns} ends, {o.after.spec.device} comes back to the machine's first namespace"
+            yield f"{home}, down and without its addresses, until `ductwork apply` or `destroy` sees to it"
+    for nic in sorted(taken):
+        for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
+            yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
