@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from bench import drivers, ours, peers, scale, stages, traffic
+from bench import agent, drivers, ours, peers, scale, stages, traffic
 from bench.hosts import namespaces, run, seclude
 from bench.measure import ROW, Contender, Figure, Table, attaches, in_a_row, take_turns
 
@@ -24,7 +24,9 @@ PLUGIN = "CNI bridge + host-local"
 MASQUERADING = "… with ipMasq"
 PROMISED_SHARE = 0.2
 ENGINE = "ductwork, engine"
-TABLES = ("attach", "drivers", "traffic", "start-up", "scale")
+TABLES = ("attach", "drivers", "traffic", "start-up", "scale", "agent")
+LONG = ("agent-memory",)
+"""Not measured unless it is asked for."""
 
 
 def main() -> int:
@@ -58,7 +60,7 @@ def _options() -> argparse.Namespace:
         "--rounds", type=int, default=12, metavar="N", help="turns of each: three attaches, or one of traffic (default: 12)"
     )
     parser.add_argument("--sizes", default="10,100,1000", metavar="LIST", help="attachments in a site file")
-    parser.add_argument("--only", choices=TABLES, action="append", help="these tables alone")
+    parser.add_argument("--only", choices=(*TABLES, *LONG), action="append", help="these tables alone")
     parser.add_argument("--no-docker", action="store_true", help="leave Docker out")
     parser.add_argument("--strict", action="store_true", help="exit with 3 where a target is missed")
     return parser.parse_args()
@@ -78,6 +80,10 @@ def _tables(options: argparse.Namespace) -> Iterator[Table]:
         yield scale.start_up()
     if "scale" in wanted:
         yield from scale.tables([int(size) for size in options.sizes.split(",")])
+    if "agent" in wanted and not options.no_docker:
+        yield from agent.tables()
+    if "agent-memory" in wanted:
+        yield agent.memory()
 
 
 def attach_one(rounds: int, docker: bool) -> Iterator[Table]:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from bench import floor
 from bench.hosts import PREFIX, inside, path, reaches, run
@@ -141,7 +142,7 @@ class Dockerd:
     def __init__(self, host: str) -> None:
         self.host = PREFIX + host
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX)
-        self._docker = _harness().DockerHost(self.host, Path(self._folder.name))
+        self._docker = docker_host(self.host, Path(self._folder.name))
 
     def start(self, containers: list[str]) -> None:
         self._docker.start()
@@ -208,6 +209,11 @@ def missing_docker() -> str:
     if not DOCKER_HARNESS.exists():
         return f"{DOCKER_HARNESS.name} is not there"
     return str(_harness().missing())
+
+
+def docker_host(netns: str, folder: Path) -> Any:
+    """A dockerd of its own in a namespace: the tests' DockerHost."""
+    return _harness().DockerHost(netns, folder)
 
 
 def missing_cni() -> str:

@@ -52,6 +52,11 @@ class AgentProcess:
         assert self._process
         return self._process.pid
 
+    def memory_kib(self) -> int:
+        """Resident, now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
     def kill(self) -> None:
         """As the out-of-memory killer does."""
         assert self._process

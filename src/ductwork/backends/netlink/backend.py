@@ -163,12 +163,22 @@ class NetlinkBackend:
         found = ((address.address, self._places.index(netns, address.link)) for address in addresses)
         known = [(ip, index) for ip, index in found if index]
         with NetlinkSocket() as opened:
+            for index in dict.fromkeys(index for _, index in known):
+                self._await_far_end(opened, index)
             solicited = [encode.announce_v4(ip, index) for ip, index in known if ip.version == 4]
             if solicited:
                 opened.execute(solicited)
             for ip, index in known:
                 if isinstance(ip, IPv6Address):
                     self._advertise(opened, ip, index)
+
+    def _await_far_end(self, opened: NetlinkSocket, index: int) -> None:
+        """A veth's end on the host, as a bridge's port, forwards when the kernel's link watch has seen that it is up; what is
+        announced before is lost, and said again a second later. Asked about one link, the kernel sees to it first (6.8)."""
+        body = opened.get(encode.RTM_GETLINK, encode_link.ifinfo(index))
+        far_end = body and decode_link.far_end(body)
+        if far_end:
+            self._host.get(encode.RTM_GETLINK, encode_link.ifinfo(far_end))
 
     @staticmethod
     def _advertise(opened: NetlinkSocket, ip: IPv6Address, index: int) -> None:

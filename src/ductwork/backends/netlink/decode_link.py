@@ -76,6 +76,13 @@ def attributes_of(body: bytes) -> dict[int, bytes]:
     return attributes(body, 16)
 
 
+def far_end(body: bytes) -> int:
+    """RTM_NEWLINK → the index of a veth's other end, 0 for what has none."""
+    found = attributes_of(body)
+    info = attributes(found[18]) if 18 in found else {}
+    return _number(found.get(5)) if string(info.get(1, b"")) == "veth" else 0
+
+
 def link(netns: str, body: bytes, found: Attributes, home: int) -> Link:
     """RTM_NEWLINK → Link. `home`: the cookie of the host's namespace."""
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
