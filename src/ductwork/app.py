@@ -139,6 +139,9 @@ def event_sources(site: Site, host: str, file: Path) -> dict[str, Callable[[], S
     from ductwork.runtimes.netns_events import NetnsEvents
     from ductwork.runtimes.podman import PodmanRuntime
 
+    if site.labels:
+        import ductwork.plugins.labels  # noqa: F401  # so that the first container does not wait for it, 20 to 40 ms
+
     nics = desire.nics(site, host)
     found: dict[str, Callable[[], Source]] = {
         SITE_FILE: lambda: FileEvents(file),
