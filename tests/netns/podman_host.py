@@ -55,6 +55,10 @@ class PodmanHost:
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             (self.workdir / "containers.conf").write_text(_SETTINGS)
+            runtime = shutil.which("runc") or shutil.which("crun")
+            # by a program, since what cleans up behind a container is not told of `--runtime-flag`
+            (self.workdir / "runc").write_text(f'#!/bin/sh\nexec {runtime} --root {self.workdir}/oci "$@"\n')
+            (self.workdir / "runc").chmod(0o755)
             if self._rootless:
                 os.chown(self.workdir, NOBODY, NOBODY)
             (unified() / self._group / "podman").mkdir(parents=True, exist_ok=True)
@@ -125,7 +129,7 @@ class PodmanHost:
         user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._rootless else []
         argv = ["sh", "-ec", _IN_GROUP, str(unified() / self._group / "podman")]
         argv += ["nsenter", f"--net=/run/netns/{self.netns}", *user, "podman", "--storage-driver", "vfs"]
-        argv += ["--root", f"{at}/root", "--runroot", f"{at}/run", "--tmpdir", f"{at}/tmp", "--runtime-flag", f"root={at}/oci"]
+        argv += ["--root", f"{at}/root", "--runroot", f"{at}/run", "--tmpdir", f"{at}/tmp", "--runtime", f"{at}/runc"]
         return [*argv, "--network-config-dir", f"{at}/networks", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
 
     def _placed(self) -> list[str]:
