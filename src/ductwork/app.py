@@ -23,7 +23,8 @@ from ductwork.duplicates import Watch
 from ductwork.engine import AttachRequest, Engine
 from ductwork.events import Source
 from ductwork.held import HeldNamespaces
-from ductwork.journal import RUN_DIRECTORY, Journal
+from ductwork.journal import Journal
+from ductwork.netns import RUN_DIRECTORY
 from ductwork.reconciler import Reconciler
 from ductwork.resources import Backend, NicFacts
 from ductwork.runtimes import Runtime, Tags

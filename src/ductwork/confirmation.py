@@ -29,10 +29,11 @@ LOG = "guard.log"
 @dataclass(frozen=True, slots=True)
 class Guard:
     """`seconds`: how long it waits. `start`: brings it up, for the journal in a directory and the change of a token; it
-    stands when this returns. Errors: `ApplyError`."""
+    stands when this returns. `who` asks for it, "": whoever runs this process. Errors: `ApplyError`."""
 
     seconds: int
     start: Callable[[str, str], None]
+    who: str = ""
 
 
 class Confirmations:
@@ -93,7 +94,7 @@ class Confirmations:
     def _arm(self, title: str, guard: Guard) -> None:
         pid = os.getpid()
         token = os.urandom(8).hex()
-        awaiting = Awaiting(token, title, _who(), guard.seconds, now() + guard.seconds, pid, _started(pid) or 0)
+        awaiting = Awaiting(token, title, guard.who or _who(), guard.seconds, now() + guard.seconds, pid, _started(pid) or 0)
         self._journal.await_confirmation(awaiting)
         guard.start(os.path.abspath(self._journal.directory), token)
 

@@ -24,7 +24,7 @@ from ductwork.journal import Awaiting
 from ductwork.labelled import LabelledContainers, Translate
 from ductwork.naming import mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
-from ductwork.resources import HOST, Address, Create, IPAddress, IPInterface, Key, Link, Owner, Probe
+from ductwork.resources import HOST, Address, Create, IPAddress, IPInterface, IPNetwork, Key, Link, Owner, Probe
 from ductwork.runtimes import Tags
 from ductwork.site.model import Attachment, Network, Site
 from ductwork.store import Store
@@ -235,6 +235,14 @@ class Engine:
     def addresses(self, site: Site, host: str) -> Mapping[tuple[str, str], tuple[IPInterface, ...]]:
         """Attachment → its addresses on a host, written or as they would be allocated now."""
         return self._site_goal(site, host)[0].addresses
+
+    def free_addresses(self, site: Site, host: str) -> dict[tuple[str, IPNetwork], int]:
+        """(network, subnet) → how many addresses a host could still give to its containers there."""
+        return {
+            (name, subnet): number
+            for name, network in site.networks.items()
+            for subnet, number in ipam.free(network, site, host, self._store.leases(site.name, name)).items()
+        }
 
     def _site_goal(self, site: Site, host: str, *, recover: bool = False) -> tuple[ApplySite, tuple[ipam.LeaseChange, ...]]:
         """The goal, and what is to be stored before it is carried out. `recover`: look for lost leases in any case, where a

@@ -13,6 +13,7 @@
     ├── BusyError                     another ductwork holds the lock (try again)
     ├── MissingToolError              a program, kernel feature or right that this needs is not there
     ├── NothingToUndoError            undo without a recorded change
+    ├── AgentError                    no agent, or none that answers as one
     ├── AwaitingError                 another change awaits confirmation (try again)
     └── NothingToConfirmError         confirm without a change that awaits it
 
@@ -113,6 +114,10 @@ class NothingToUndoError(DuctworkError):
     code = "nothing-to-undo"
 
 
+class AgentError(DuctworkError):
+    code = "agent"
+
+
 class AwaitingError(DuctworkError):
     code = "awaiting"
     retry = True
@@ -120,3 +125,7 @@ class AwaitingError(DuctworkError):
 
 class NothingToConfirmError(DuctworkError):
     code = "nothing-to-confirm"
+
+
+class Interrupted(KeyboardInterrupt):
+    """By ctrl-C, while somebody else was at it; says what becomes of that."""

@@ -42,9 +42,9 @@ _ENVIRONMENT = ("PATH", "DOCKER_HOST", "DOCKER_TLS_VERIFY", "CONTAINER_HOST", "O
 _LOADED_WHEN_NEEDED = ("backends", "runtimes", "store", "drivers")
 
 
-def guard(seconds: int, state: Path, store: Path | None) -> Guard:
-    """For `Engine.apply`. `state`, `store`: as for the engine of the change."""
-    return Guard(seconds, partial(_start, state, store))
+def guard(seconds: int, state: Path, store: Path | None, who: str = "") -> Guard:
+    """For `Engine.apply`. `state`, `store`: as for the engine of the change. `who` asks for it."""
+    return Guard(seconds, partial(_start, state, store), who)
 
 
 def _start(state: Path, store: Path | None, directory: str, token: str) -> None:

@@ -105,6 +105,19 @@ def reserved(network: Network, site: Site) -> set[IPAddress]:
     return taken
 
 
+def free(network: Network, site: Site, host: str, leases: Leases) -> dict[IPNetwork, int]:
+    """Subnet → how many addresses of its pool are nobody's."""
+    taken = reserved(network, site).union(ip for theirs in leases.values() for ip in theirs)
+    found: dict[IPNetwork, int] = {}
+    for subnet, ranges in pools(network, host).items():
+        number, end = 0, -1  # ranges may overlap
+        for each in sorted(ranges, key=lambda r: int(r.first)):
+            number += max(0, int(each.last) - max(int(each.first), end + 1) + 1)
+            end = max(end, int(each.last))
+        found[subnet] = number - sum(ip in subnet and holds(ranges, ip) for ip in taken)
+    return found
+
+
 def assign(site: Site, host: str, leases: Mapping[str, Leases]) -> Assignment:
     """The addresses of a host's attachments. `leases`: network → what the store has, of every host; what is to be
     forgotten because its holder has left, the caller leaves out.

@@ -18,10 +18,9 @@ from typing import Any
 
 from ductwork import serial
 from ductwork.errors import BusyError
+from ductwork.netns import RUN_DIRECTORY
 from ductwork.resources import HOST, Key, Resource
 
-RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
-"""Per host namespace; the environment variable is for tests and labs."""
 _LOCK_SECONDS = 60.0
 _UNDER_WAY, _LAST, _FORMERS, _GUESTS = "under-way.json", "last", "formers.json", "guests.json"
 _LENT, _DATABASES, _CONFIRM = "lent.json", "databases.json", "confirm.json"
@@ -85,7 +84,7 @@ class Journal:
             yield
             return
         os.makedirs(self._directory, exist_ok=True, mode=0o700)
-        with open(self._path("lock"), "a") as file:
+        with open(self._path("lock"), "a", opener=_for_root) as file:
             deadline = time.monotonic() + _LOCK_SECONDS
             while True:
                 try:
@@ -256,13 +255,18 @@ class Journal:
         unless somebody has removed it since."""
         scratch = self._path(f".{name}.{os.getpid()}")
         os.makedirs(self._directory, exist_ok=True, mode=0o700)
-        with open(scratch, "w", encoding="utf-8") as file:
+        with open(scratch, "w", encoding="utf-8", opener=_for_root) as file:
             file.write(json.dumps(content, separators=(",", ":")))
         os.replace(scratch, self._path(name))
 
     def _remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._path(name))
+
+
+def _for_root(path: str, flags: int) -> int:
+    """The agent's group may reach its socket, in the same folder, and nothing else there."""
+    return os.open(path, flags, 0o600)
 
 
 def _decoded(before: list[list[Any]]) -> dict[Key, Resource | None]:

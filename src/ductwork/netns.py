@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 NAMED_DIRECTORY = Path("/run/netns")
 """Where `ip netns` keeps names."""
+RUN_DIRECTORY = Path(os.environ.get("DUCTWORK_RUN", "/run/ductwork"))
+"""What lives as long as the kernel's state, in a folder for each host namespace, called by its cookie; the environment variable
+is for tests and labs."""
 OWN = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71

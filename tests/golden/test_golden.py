@@ -17,7 +17,8 @@ import click
 import pytest
 
 from ductwork import desire, ipam
-from ductwork.cli.render import as_commands, as_lines
+from ductwork.cli.render import as_lines
+from ductwork.front.changes import as_commands, changes_of
 from ductwork.planner import plan
 from ductwork.resources import HOST, Address, Key, Link, NftTable, Operation, Resource, Route, Sysctl, state
 from ductwork.resources.base import SHARED
@@ -73,7 +74,7 @@ def _place(container: str) -> str:
 
 def _written(operation: Operation) -> Iterator[str]:
     """A resource, and below it its commands."""
-    yield from map(click.unstyle, as_lines([operation]))
+    yield from map(click.unstyle, as_lines(changes_of([operation])))
     if isinstance(operation.target, NftTable):
         yield f"    nft '…'     # as in {operation.target.family}-table.txt"
         return

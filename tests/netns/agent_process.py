@@ -5,22 +5,31 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from conftest import until
-from host import World
+from host import World, cookie
 
 
 class AgentProcess:
     """Runs from `with` to its end, and must then have ended well, unless it was killed."""
 
-    def __init__(self, world: World, site: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        site: Path,
+        *options: str | Path,
+        env: dict[str, str] | None = None,
+        through: Sequence[str | Path] = (),
+    ) -> None:
         self._world = world
         self._site = site
         self._options = options
         self._environment = env
+        self._through = through
         self._log = site.with_suffix(".log")
         self._process: subprocess.Popen[str] | None = None
 
@@ -29,8 +38,8 @@ class AgentProcess:
         words = ("agent", "--site", self._site, "--log-format", "json", *self._options)
         log = open(self._log, "a")
         with log:
-            self._process = self._world.start(*words, env=self._environment, stderr=log)
-        assert until(lambda: self.said("keeps") or self._process.poll() is not None), self.log()
+            self._process = self._world.start(*words, env=self._environment, stderr=log, through=self._through)
+        assert until(lambda: self.said("keeps") or self._process.poll() is not None, 60), self.log()
         assert self._process.poll() is None, self.log()
         return self
 
@@ -46,6 +55,11 @@ class AgentProcess:
             raise
         assert kind or code == 0, self.log()
         assert "Traceback" not in self.log()
+
+    @property
+    def socket(self) -> Path:
+        """That of its API."""
+        return self._world.run_directory / str(cookie(self._world.host)) / "api.sock"
 
     @property
     def pid(self) -> int:

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -148,9 +148,14 @@ class World:
         return Done(process.returncode, out, err)
 
     def start(
-        self, *words: str | Path, env: dict[str, str] | None = None, stderr: int | IO[str] = subprocess.PIPE
+        self,
+        *words: str | Path,
+        env: dict[str, str] | None = None,
+        stderr: int | IO[str] = subprocess.PIPE,
+        through: Sequence[str | Path] = (),
     ) -> subprocess.Popen[str]:
-        argv = ["ip", "netns", "exec", self.host, sys.executable, "-m", "ductwork", *map(str, words)]
+        """`through`: a program that is to run it, in the host's namespace."""
+        argv = ["ip", "netns", "exec", self.host, *map(str, through), sys.executable, "-m", "ductwork", *map(str, words)]
         environment = {**os.environ, "DUCTWORK_RUN": str(self.run_directory), "DUCTWORK_STATE": str(self.state), **(env or {})}
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
 

@@ -11,14 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
-from conftest import inside, sh
-from host import Done, World, build_world, same
+from conftest import sh
+from host import World, build_world, same
+from in_process import Cli, command_line
 
 from ductwork import journal
-from ductwork.app import build_engine
 from ductwork.backends import kernel
 from ductwork.cli import common, main
 
@@ -44,10 +44,6 @@ PS_KEYS = (
 """Contract, section 3."""
 
 
-class Cli(Protocol):
-    def __call__(self, *words: str | Path, code: int = 0) -> Done: ...
-
-
 @pytest.fixture
 def world(netns: Callable[[str], str], tmp_path: Path) -> World:
     return build_world(netns, tmp_path)
@@ -55,24 +51,7 @@ def world(netns: Callable[[str], str], tmp_path: Path) -> World:
 
 @pytest.fixture
 def cli(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs the command in the host's namespace; it must end with `code`, without a traceback or colours."""
-    monkeypatch.setitem(build_engine.__kwdefaults__, "run_directory", world.run_directory)
-    monkeypatch.setenv("DUCTWORK_STATE", str(world.state))
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-
-    def call(*words: str | Path, code: int = 0) -> Done:
-        monkeypatch.setattr(sys, "argv", ["ductwork", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            inside(world.host, main.main)
-        out, err = capsys.readouterr()
-        assert exited.value.code == code, out + err
-        assert "Traceback" not in err
-        assert "\x1b" not in out + err
-        assert code in (0, 3) or err
-        return Done(code, out, err)
-
-    return call
+    return command_line(world, monkeypatch, capsys)
 
 
 # what goes well
@@ -246,7 +225,7 @@ def test_every_broken_site(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("nothing may be opened for a broken file")
 
-    monkeypatch.setattr("ductwork.cli.site.open_engine", never)
+    monkeypatch.setattr("ductwork.cli.common.open_engine", never)
     assert len(BROKEN) > 150
     for file in BROKEN:
         for command in ("plan", "apply", "destroy"):
@@ -315,7 +294,7 @@ def test_a_defect_is_told_without_a_traceback(world: World, cli: Cli, monkeypatc
     def defect(*_: Any) -> None:
         raise RuntimeError("oh")
 
-    monkeypatch.setattr("ductwork.cli.site.open_engine", defect)
+    monkeypatch.setattr("ductwork.cli.common.open_engine", defect)
     assert "internal error: RuntimeError: oh" in cli("apply", world.write(SITE), code=1).err
     monkeypatch.setattr(sys, "argv", ["ductwork", "apply", str(world.write(SITE)), "--verbose"])
     with pytest.raises(RuntimeError):

@@ -19,8 +19,8 @@ from conftest import inside, ping, run, sh, until
 from example_files import EXAMPLES, skip_where_it_cannot_run
 from host import World, cookie, same, snapshot
 
-from ductwork.cli import render
 from ductwork.engine import Engine
+from ductwork.front.changes import as_commands, changes_of
 from ductwork.reconciler import Preview
 from ductwork.resources import Operation, Owner
 from ductwork.site.load import load_text
@@ -63,9 +63,9 @@ class Stage:
     def _commands(self, think: Callable[[Engine], Preview]) -> list[str]:
         def work(engine: Engine) -> tuple[list[str], list[str]]:
             preview = think(engine)
-            changes = render.as_json(preview, "", engine.place)["changes"]
-            listed = [line for change in changes for line in change["commands"]]
-            return list(render.as_commands(preview.plan.operations, engine.place)), listed
+            changes = changes_of(preview.plan.operations, engine.place)
+            listed = [line for change in changes for line in change.commands]
+            return list(as_commands(preview.plan.operations, engine.place)), listed
 
         lines, listed = self.world.engine(work)
         assert lines == listed, "what --json tells and what --format commands prints"

@@ -20,12 +20,12 @@ from ovs_host import missing as ovs_missing
 
 from ductwork.app import lacking
 from ductwork.errors import ApplyError, ConflictError
-from ductwork.journal import RUN_DIRECTORY
 from ductwork.lab import build, namespaces, switches
 from ductwork.lab.expect import expectations
 from ductwork.lab.probe import Question, attempt, probe
 from ductwork.lab.report import Style, as_text
 from ductwork.lab.topology import HostNode, Topology, topology
+from ductwork.netns import RUN_DIRECTORY
 from ductwork.site.load import load_site
 from ductwork.site.model import Attachment, Host, Nat, Network, Site
 

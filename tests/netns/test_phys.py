@@ -16,9 +16,9 @@ from lan import Lan
 from test_crash import moments, nothing
 
 from ductwork.backends.nic import NicReader
-from ductwork.cli.render import as_commands
 from ductwork.engine import AttachRequest
 from ductwork.errors import DuctworkError
+from ductwork.front.changes import as_commands
 from ductwork.resources import NicFacts
 
 pytestmark = pytest.mark.netns

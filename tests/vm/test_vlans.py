@@ -19,8 +19,8 @@ from parent_hosts import Hosts, link, settled
 from test_crash import dies
 from test_parents import captured, trunks
 
-from ductwork.cli import render
 from ductwork.engine import AttachRequest, Engine
+from ductwork.front.changes import as_commands
 from ductwork.reconciler import Preview
 
 pytestmark = pytest.mark.netns
@@ -196,7 +196,7 @@ def test_the_host_routes_vlans(netns: Callable[[str], str], tmp_path: Path, monk
 
 
 def planned(world: World, think: Callable[[Engine], Preview]) -> list[str]:
-    return world.engine(lambda engine: list(render.as_commands(think(engine).plan.operations, engine.place)))
+    return world.engine(lambda engine: list(as_commands(think(engine).plan.operations, engine.place)))
 
 
 def type_in(world: World, lines: list[str]) -> None:

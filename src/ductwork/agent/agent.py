@@ -11,14 +11,16 @@ import logging
 import select
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
-from ductwork.agent.looks import Looks
+from ductwork.agent.hub import Hub
+from ductwork.agent.keeping import Keeping, Wishes
+from ductwork.agent.looks import Found, Looks
 from ductwork.agent.patience import Patience
 from ductwork.agent.systemd import Notifier
 from ductwork.engine import Engine
 from ductwork.errors import DuctworkError
 from ductwork.events import Event, Source
+from ductwork.notices import Notice, named
 from ductwork.reconciler import Report
 from ductwork.site.model import Site
 
@@ -33,29 +35,22 @@ _IMPATIENT_SECONDS = 0.5
 _REOPEN_SECONDS = 0.5
 _RETRY_SECONDS = 5.0
 _REMEMBERED = 1000
-_NAMED = 3
-"""So many causes and operations are written out in a line of the log."""
+_OF_PEOPLE = ("start", "the site file changed")
+"""Why the whole is applied, where it is not to mend what others have done."""
 
 Sources = Mapping[str, Callable[[], Source]]
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the agent keeps true: a site's part on `host`. `dad`: whether to ask for addresses that are new here."""
-
-    site: Site
-    host: str
-    dad: bool = True
-
-
 class Agent:
-    """`looks`: see there. `sources`: name → what makes it, for a site on a host. `load`: reads the site file again. `wake`: a
-    descriptor that can be read when `stop` was called by a signal's handler."""
+    """`looks`, `hub`, `keeping`: see there. `sources`: name → what makes it, for a site on a host. `load`: reads the site file
+    again. `wake`: a descriptor that can be read when `stop` was called by a signal's handler."""
 
     def __init__(
         self,
         engine: Engine,
         looks: Looks,
+        hub: Hub,
+        keeping: Keeping,
         sources: Callable[[Site, str], Sources],
         load: Callable[[], Wishes],
         resync_seconds: float,
@@ -63,16 +58,18 @@ class Agent:
     ) -> None:
         self._engine = engine
         self._looks = looks
+        self._hub = hub
+        self._keeping = keeping
         self._make_sources = sources
         self._load = load
         self._resync = resync_seconds
         self._wake = wake
-        self._wishes = load()
         self._patience = Patience(resync_seconds)
         self._notifier = Notifier()
         self._open: dict[str, Source] = {}
         self._silent: dict[str, float] = {}
         """Those that are not there → when to try again; 0 for the first time."""
+        self._waiting: Mapping[str, str] = {}
         self._causes: dict[str, None] = {}
         self._first_cause = 0.0
         self._last_cause = 0.0
@@ -84,12 +81,22 @@ class Agent:
         """For a signal's handler: what is being done is done to its end."""
         self._stopped = True
 
+    @property
+    def pending(self) -> int:
+        """How many things that have happened wait to be seen to."""
+        return len(self._causes)
+
+    @property
+    def _wishes(self) -> Wishes:
+        return self._keeping.wishes
+
     def run(self) -> None:
         """Until `stop`. What was plugged in stays so."""
         self._listen()
         self._apply("start")
-        self._notifier.ready(f"keeps {self._wishes.site.name} true")
-        log.info("keeps %s true%s", self._wishes.site.name, self._wishes.host and f" on {self._wishes.host}")
+        keeps = f"keeps {self._wishes.site.name} true" + (f" on {self._wishes.host}" if self._wishes.host else "")
+        self._notifier.ready(keeps)
+        self._hub.tell(Notice("started", keeps))
         while not self._stopped:
             for name, events in self._wait():
                 if name == SITE_FILE and events:
@@ -100,6 +107,7 @@ class Agent:
             self._look()
             self._notifier.alive()
         self._notifier.stopping()
+        self._hub.tell(Notice("stopped", "stops; what is plugged in stays so"))
         self._close()
 
     # listening
@@ -176,9 +184,12 @@ class Agent:
         """`concerned`: we knew of it, before its labels were read."""
         began = time.monotonic()
         try:
-            report = self._engine.plug_in(self._wishes.site, self._wishes.host, container, dad=self._wishes.dad)
+            with self._keeping.turn:
+                site = self._keeping.wanted()
+                report = self._engine.plug_in(site, self._wishes.host, container, dad=self._wishes.dad)
         except DuctworkError as error:
-            log.warning("%s: %s", container, _said(error))
+            text = f"{container}: {_said(error)}"
+            self._hub.tell(Notice("error", text, "warning", container=container, code=error.code))
             self._cause(f"{container} started")
             return
         if report is None:
@@ -187,16 +198,20 @@ class Agent:
             return
         self._tell_refused(report.refused)
         if report.operations:
-            log.info("%s plugged in, %.0f ms after it was told of", container, (time.monotonic() - began) * 1000)
+            took = time.monotonic() - began
+            text = f"{container} plugged in, {took * 1000:.0f} ms after it was told of"
+            self._hub.tell(Notice("plugged-in", text, container=container, resources=_changed(report), seconds=took))
 
     def _reload(self) -> None:
         try:
             wishes = self._load()
         except (DuctworkError, OSError) as error:
-            log.error("the site file is not heeded: %s", _said(error))
+            code = error.code if isinstance(error, DuctworkError) else ""
+            self._hub.tell(Notice("site-refused", f"the site file is not heeded: {_said(error)}", "error", code=code))
             return
         if wishes != self._wishes:
-            self._wishes = wishes
+            self._keeping.keep(wishes)
+            self._hub.tell(Notice("site-changed", f"the site file has changed; keeps {wishes.site.name} as it says now"))
             self._listen()
             self._apply("the site file changed")
 
@@ -210,23 +225,35 @@ class Agent:
         """Begins to look when it is time, and applies when what was found differs."""
         now = time.monotonic()
         found = self._looks.take()
-        if found is not None and found.differs:
-            self._apply(found.why)
+        if found is not None:
+            self._found(found)
         if self._looks.busy or not (now >= self._next_look or (self._causes and now >= self._due())):
             return
-        why = ", ".join(list(self._causes)[:_NAMED]) or "a look every so often"
-        log.debug("looks at the whole: %s", why)
+        why = named(list(self._causes)) or "a look every so often"
         self._causes = {}
         self._next_look = now + self._resync
         self._looks.begin(self._wishes.site, self._wishes.host, why)
+
+    def _found(self, found: Found) -> None:
+        if found.figures:
+            self._keeping.figures = found.figures
+            self._tell_waiting(found.figures.waiting)
+        if found.differs:
+            self._apply(found.why)
+        else:
+            self._hub.tell(Notice("looked", f"looked at the whole, and found it as it should be: {found.why}", "debug"))
 
     def _apply(self, why: str) -> None:
         now = time.monotonic()
         self._next_look = now + self._resync
         try:
-            report = self._engine.apply(self._wishes.site, self._wishes.host, dad=self._wishes.dad, asked=False)
+            with self._keeping.turn:
+                if self._keeping.rests:
+                    return
+                report = self._engine.apply(self._wishes.site, self._wishes.host, dad=self._wishes.dad, asked=False)
         except DuctworkError as error:
-            log.log(logging.INFO if error.retry else logging.ERROR, "%s (%s)", _said(error), why)
+            level = "info" if error.retry else "error"
+            self._hub.tell(Notice("error", f"{_said(error)} ({why})", level, cause=why, code=error.code))
             self._next_look = now + min(_RETRY_SECONDS, self._resync)
             return
         self._tell(report, why)
@@ -235,28 +262,38 @@ class Agent:
         """Each reason once, however often the container starts."""
         for container, reason in refused.items():
             if self._refused.get(container) != reason:
-                log.warning("%s gets nothing by its labels: %s", container, reason)
+                text = f"{container} gets nothing by its labels: {reason}"
+                self._hub.tell(Notice("labels-refused", text, "warning", container=container, cause=reason))
                 self._refused[container] = reason
         for container in list(self._refused)[:-_REMEMBERED]:
             del self._refused[container]
 
     def _tell(self, report: Report, why: str) -> None:
+        self._tell_waiting(report.waiting)
         for note in report.notes:
-            log.info("%s", note)
+            self._hub.tell(Notice("note", note))
         self._tell_refused(report.refused)
         if not report.operations:
             return
-        keys = list(dict.fromkeys(str(operation.target.key) for operation in report.operations))
-        more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-        log.info("mended %s%s: %s", ", ".join(keys[:_NAMED]), more, why)
-        fought = self._patience.mended(keys, time.monotonic())
+        changed = _changed(report)
+        kind = "applied" if why in _OF_PEOPLE else "mended"
+        self._hub.tell(Notice(kind, f"{kind} {named(changed)}: {why}", resources=changed, cause=why))
+        fought = tuple(map(str, self._patience.mended(changed, time.monotonic())))
         if fought:
-            log.warning(
-                "somebody changes %s again and again (%s): not heeded for %.0f s",
-                ", ".join(map(str, fought[:_NAMED])),
-                why,
-                self._patience.until - time.monotonic(),
-            )
+            pause = self._patience.until - time.monotonic()
+            text = f"somebody changes {named(fought)} again and again ({why}): not heeded for {pause:.0f} s"
+            self._hub.tell(Notice("fought", text, "warning", resources=fought, cause=why, seconds=pause))
+
+    def _tell_waiting(self, waiting: Mapping[str, str]) -> None:
+        """Once for each container that is not there."""
+        for name, reason in waiting.items():
+            if self._waiting.get(name) != reason:
+                self._hub.tell(Notice("waiting", f"{name} is waiting: {reason}", container=name))
+        self._waiting = waiting
+
+
+def _changed(report: Report) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(operation.target.key) for operation in report.operations))
 
 
 def _said(error: BaseException) -> str:

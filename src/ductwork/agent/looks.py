@@ -11,17 +11,21 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ductwork.agent.keeping import Figures
 from ductwork.engine import Engine
 from ductwork.errors import DuctworkError
+from ductwork.inspect.ps import rows
 from ductwork.site.model import Site
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`differs`: something is to be done, or could not be looked at. `why`: what led to the look."""
+    """`differs`: something is to be done, or could not be looked at. `why`: what led to the look. `figures`: None, where it
+    could not be looked at."""
 
     differs: bool
     why: str
+    figures: Figures | None = None
 
 
 class Looks:
@@ -65,7 +69,10 @@ class Looks:
     def _look(self, site: Site, host: str, why: str) -> Found:
         try:
             self._engine = self._engine or self._build()
-            return Found(bool(self._engine.plan(site, host).plan.operations), why)
+            preview = self._engine.plan(site, host)
+            attached = sum(1 for _ in rows(preview.observation, {}))
+            figures = Figures(attached, preview.observation.waiting, self._engine.free_addresses(site, host))
+            return Found(bool(preview.plan.operations), why, figures)
         except DuctworkError as error:
             return Found(True, f"{why}: {error}")
         finally:

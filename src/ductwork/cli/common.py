@@ -1,4 +1,4 @@
-"""What several commands share: their options, and the way from options to a site, a host and an engine."""
+"""What several commands share: their options, and the way from options to a site and to who carries it out."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ductwork.errors import MissingToolError, UsageError
 
 if TYPE_CHECKING:
     from ductwork.engine import Engine
-    from ductwork.reconciler import Report
+    from ductwork.requests import Front, Request, SiteFile
     from ductwork.site.model import Site
 
+A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
 
 SITE = click.argument("site", type=click.Path(path_type=Path))
@@ -44,12 +45,42 @@ def state_options(command: F) -> F:
     return command
 
 
+def open_front(state: Path, store: str = "", *, verbose: bool = False) -> Front:
+    """Who carries out what this command asks for: the agent, where it runs for this host with the same memory, else this
+    process."""
+    from ductwork.front.client import AgentOrSelf, Client, socket_path
+
+    def say(which: str) -> None:
+        if verbose:
+            click.echo(which, err=True)
+
+    path = store_path(store)
+    return AgentOrSelf(Client(socket_path(), (state, path)), _Self(state, store, path), say)
+
+
+class _Self:
+    """This process, with its engine: imported where it is needed."""
+
+    def __init__(self, state: Path, store: str, path: Path | None) -> None:
+        self._state = state
+        self._store = store
+        self._path = path
+
+    def do(self, request: Request[A]) -> A:
+        from ductwork.front.local import Local
+
+        return Local(lambda: open_engine(self._state, self._store), self._state, self._path).do(request)
+
+
 def open_engine(state: Path, store: str = "", *, fetches: bool = False) -> Engine:
     """The engine of this process's network namespace. `fetches`: see `build_engine`."""
     from ductwork.app import build_engine
 
     if os.geteuid() != 0:
-        raise MissingToolError("looking into and changing the network of containers needs root", "use sudo")
+        raise MissingToolError(
+            "looking into and changing the network of containers needs root",
+            f"use sudo; where an agent runs with `--state {state}`, members of the group `ductwork` need none",
+        )
     return build_engine(state, store_path=store_path(store), fetches=fetches)
 
 
@@ -59,56 +90,12 @@ def read_site(path: Path) -> Site:
     return load_site(path, socket.gethostname())
 
 
-def pick_host(site: Site, given: str, engine: Engine) -> str:
-    """Which host of the file this is: the one named, else by this machine's name, else by an address it holds."""
-    if not site.hosts:
-        if given:
-            raise UsageError(
-                f"the file has no hosts, so none is called {given}", "leave --host out, or add `hosts:` to the file"
-            )
-        return ""
-    known = ", ".join(site.hosts)
-    if given:
-        if given not in site.hosts:
-            raise UsageError(f"the file has no host {given}", f"it has {known}")
-        return given
-    name = socket.gethostname()
-    for candidate in (name, name.partition(".")[0]):
-        if candidate in site.hosts:
-            return candidate
-    held = engine.host_addresses()
-    holding = [host.name for host in site.hosts.values() if host.address and host.address.ip in held]
-    if len(holding) != 1:
-        raise UsageError(f"none of the file's hosts is this machine, {name}, by name or by address", f"--host, one of {known}")
-    return holding[0]
+def site_file(path: Path) -> SiteFile:
+    """Errors: `SiteError`, where it cannot be read at all."""
+    from ductwork.requests import SiteFile
+    from ductwork.site.read import read_text
 
-
-def echo_report(report: Report, done: str, *, quiet: bool, verbose: bool) -> None:
-    """What was done, for a person."""
-    from ductwork.cli.render import as_lines, counted
-    from ductwork.resources import Link
-
-    if verbose:
-        for line in as_lines(report.operations):
-            click.echo(line, err=True)
-        if report.rounds > 1:
-            click.echo(f"it took {report.rounds} rounds, which is a defect of ductwork: please report it", err=True)
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
-    if quiet:
-        return
-    for name, reason in report.waiting.items():
-        click.echo(f"waiting: {name} ({reason})")
-    for name, reason in report.refused.items():
-        click.echo(f"refused: {name}: {reason}")
-    for resource in report.kept:
-        if isinstance(resource, Link) and resource.kind == "bridge":
-            click.echo(
-                f"kept: bridge {resource.name}, with all of its network: others are plugged into it; `ductwork ps` lists ours"
-            )
-        elif isinstance(resource, Link) and resource.kind == "vlan":
-            click.echo(f"kept: {resource.name}: others' interfaces are on it")
-    click.echo(f"{done}: {counted(report.operations)}")
+    return SiteFile(read_text(path), str(path).encode(errors="replace").decode())
 
 
 def store_path(url: str) -> Path | None:

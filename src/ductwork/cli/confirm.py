@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from ductwork.cli.common import open_engine, state_options
-
-if TYPE_CHECKING:
-    from ductwork.confirmation import Guard
-    from ductwork.engine import Engine
+from ductwork.cli.common import open_front, state_options
+from ductwork.requests import Confirm, Unconfirmed
 
 _A_DAY = 86400
 
@@ -24,24 +20,12 @@ CONFIRM = click.option(
 )
 
 
-def guard_of(seconds: int | None, state: Path, store: Path | None) -> Guard | None:
-    """The guard that `--confirm` asks for."""
-    if seconds is None:
-        return None
-    from ductwork.guard import guard
-
-    return guard(seconds, state, store)
-
-
-def echo_awaiting(engine: Engine) -> None:
+def echo_unconfirmed(unconfirmed: Unconfirmed | None) -> None:
     """How to confirm what was just applied."""
-    from ductwork.guard import command
-
-    awaiting = engine.awaiting()
-    if awaiting is None:
+    if unconfirmed is None:
         click.echo("nothing was changed, so there is nothing to confirm")
     else:
-        click.echo(f"to be confirmed within {awaiting.seconds} s, or it is taken back: {command()}")
+        click.echo(f"to be confirmed within {unconfirmed.seconds} s, or it is taken back: {unconfirmed.command}")
 
 
 @click.command()
@@ -51,7 +35,6 @@ def confirm(state: Path, store: str, quiet: bool, verbose: bool) -> None:
 
     To be run in the network namespace in which it was made; `undo` takes it back instead.
     """
-    with open_engine(state, store) as engine:
-        confirmed = engine.confirm()
+    confirmed = open_front(state, store, verbose=verbose).do(Confirm())
     if not quiet:
         click.echo(f"{confirmed.title}: confirmed")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from ductwork.cli.common import JSON, open_engine, state_options
+from ductwork.cli.common import JSON, open_front, state_options
+from ductwork.requests import Ps
 
 _ANY_WIDTH = 1000
 
@@ -20,13 +21,7 @@ _ANY_WIDTH = 1000
 @state_options
 def ps(container: str | None, as_json: bool, state: Path, store: str, quiet: bool, verbose: bool) -> None:
     """List the interfaces that ductwork has given to containers on this host, or to CONTAINER."""
-    from ductwork.inspect.ps import rows
-
-    with open_engine(state, store) as engine:
-        observation = engine.observe()
-        found = list(rows(observation, engine.modes()))
-    if container:
-        found = [row for row in found if container in (row.container, row.container.partition(":")[2])]
+    found = open_front(state, store, verbose=verbose).do(Ps(container or "")).rows
     if as_json:
         click.echo(json.dumps([asdict(row) for row in found], indent=2))
         return

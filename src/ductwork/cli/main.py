@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 from ductwork import __version__
-from ductwork.errors import DuctworkError, SiteError
+from ductwork.errors import DuctworkError, Interrupted, SiteError
 
 _COMMANDS = {
     "plan": "ductwork.cli.site:plan",
@@ -30,6 +30,7 @@ _COMMANDS = {
     "detach": "ductwork.cli.attach:detach",
     "ps": "ductwork.cli.look:ps",
     "agent": "ductwork.cli.agent:agent",
+    "events": "ductwork.cli.events:events",
     "lab": "ductwork.cli.lab:lab",
     "schema": "ductwork.cli.about:schema",
     "version": "ductwork.cli.about:version",
@@ -82,8 +83,9 @@ def main() -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("ductwork: interrupted; nothing was begun, or all was done", err=True)
+    except (click.exceptions.Abort, KeyboardInterrupt) as end:
+        told = end.__cause__ if isinstance(end.__cause__, Interrupted) else "interrupted; nothing was begun, or all was done"
+        click.echo(f"ductwork: {told}", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

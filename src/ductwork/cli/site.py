@@ -8,22 +8,15 @@ from pathlib import Path
 
 import click
 
-from ductwork.cli.common import (
-    HOST,
-    JSON,
-    NO_DAD,
-    SITE,
-    echo_report,
-    open_engine,
-    pick_host,
-    read_site,
-    state_options,
-    store_path,
-)
-from ductwork.cli.confirm import CONFIRM, echo_awaiting, guard_of
+from ductwork.cli.common import HOST, JSON, NO_DAD, SITE, open_front, site_file, state_options
+from ductwork.cli.confirm import CONFIRM, echo_unconfirmed
+from ductwork.cli.render import as_lines, counted, echo_done
 from ductwork.errors import UsageError
+from ductwork.requests import Apply, Destroy, Plan, Planned, Undo
 
 _MANY = 100
+_IN_JSON = ("action", "resource", "before", "after", "commands")
+"""Of a change (contract, section 3)."""
 
 
 @click.command()
@@ -44,30 +37,29 @@ def plan(
     site: Path, format_: str, exit_code: bool, as_json: bool, host: str, state: Path, store: str, quiet: bool, verbose: bool
 ) -> None:
     """Show what `apply` would change on this host. Nothing is touched."""
-    from ductwork.cli import render
-
-    loaded = read_site(site)
-    with open_engine(state, store) as engine:
-        name = pick_host(loaded, host, engine)
-        preview = engine.plan(loaded, name)
-        operations = preview.plan.operations
-        if as_json or format_ == "json":
-            click.echo(json.dumps(render.as_json(preview, name, engine.place), indent=2))
-        elif format_ == "commands":
-            for line in render.as_commands(operations, engine.place):
-                click.echo(line)
-        else:
-            for line in render.as_lines(operations):
-                click.echo(line)
-    for note in preview.notes:
+    format_ = "json" if as_json else format_
+    front = open_front(state, store, verbose=verbose)
+    planned = front.do(Plan(site_file(site), host, detail=format_ != "text"))
+    _print(planned, format_)
+    for note in planned.notes:
         click.echo(f"note: {note}", err=True)
     if not quiet:
-        for container, reason in preview.observation.waiting.items():
+        for container, reason in planned.waiting.items():
             click.echo(f"waiting: {container} ({reason})", err=True)
-        if format_ == "text" and not as_json:
-            click.echo(f"would be {render.counted(operations)}" if operations else "nothing to do", err=True)
-    if exit_code and operations:
+        if format_ == "text":
+            click.echo(f"would be {counted(planned.changes)}" if planned.changes else "nothing to do", err=True)
+    if exit_code and planned.changes:
         sys.exit(3)
+
+
+def _print(planned: Planned, format_: str) -> None:
+    if format_ == "json":
+        changes = [{name: getattr(change, name) for name in _IN_JSON} for change in planned.changes]
+        click.echo(json.dumps({"host": planned.host, "changes": changes}, indent=2))
+        return
+    commands = (command for change in planned.changes for command in change.commands)
+    for line in commands if format_ == "commands" else as_lines(planned.changes):
+        click.echo(line)
 
 
 @click.command()
@@ -84,25 +76,21 @@ def apply(
     What the file has no longer, and this site brought, is removed. A failure half-way is taken back. A container that is
     not running is waiting: the next `apply` attaches it.
     """
-    loaded = read_site(site)
-    with open_engine(state, store) as engine:
-        name = pick_host(loaded, host, engine)
-        number = len(loaded.on(name))
-        if number >= _MANY and sys.stderr.isatty() and not quiet:
-            click.echo(f"{number} attachments …", err=True)
-        report = engine.apply(loaded, name, dad=not no_dad, guard=guard_of(seconds, state, store_path(store)))
-        echo_report(report, f"{loaded.name} on {name}" if name else loaded.name, quiet=quiet, verbose=verbose)
-        if seconds and not quiet:
-            echo_awaiting(engine)
+    file = site_file(site)
+    number = file.text.count("container:")
+    if number >= _MANY and sys.stderr.isatty() and not quiet:
+        click.echo(f"{number} attachments in the file …", err=True)
+    done = open_front(state, store, verbose=verbose).do(Apply(file, host, not no_dad, seconds))
+    echo_done(done, quiet=quiet, verbose=verbose)
+    if seconds and not quiet:
+        echo_unconfirmed(done.unconfirmed)
 
 
 @click.command()
 @state_options
 def undo(state: Path, store: str, quiet: bool, verbose: bool) -> None:
     """Take the last change on this host back: what it touched becomes what it was."""
-    with open_engine(state, store) as engine:
-        report = engine.undo()
-    echo_report(report, report.title, quiet=quiet, verbose=verbose)
+    echo_done(open_front(state, store, verbose=verbose).do(Undo()), quiet=quiet, verbose=verbose)
 
 
 @click.command()
@@ -113,7 +101,5 @@ def destroy(site: Path | None, everything: bool, state: Path, store: str, quiet:
     """Remove all that SITE owns on this host. Remembered addresses stay remembered."""
     if (site is None) == (not everything):
         raise UsageError("destroy takes a site file, or --all", "ductwork destroy site.yaml")
-    name = None if site is None else read_site(site).name
-    with open_engine(state, store) as engine:
-        report = engine.destroy(name)
-    echo_report(report, f"{name or 'everything'} destroyed", quiet=quiet, verbose=verbose)
+    request = Destroy(None if site is None else site_file(site), everything)
+    echo_done(open_front(state, store, verbose=verbose).do(request), quiet=quiet, verbose=verbose)

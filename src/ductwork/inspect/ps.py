@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ductwork.goals import Observation
+from ductwork.requests import Row
 from ductwork.resources import (
     HOST,
     Address,
@@ -23,26 +23,6 @@ from ductwork.resources import (
     VlanSpec,
 )
 from ductwork.resources.ovs import PORT as OVS_PORT
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One interface of one container; the fields are `ps --json`'s (contract, section 3). `host_interface` and `bridge` are
-    "" where there is nothing on the host, as `parent` is, but for macvlan and ipvlan: the NIC below. `vlan`: that of all its
-    frames, where the NIC's VLAN or the bridge's port says one."""
-
-    container: str
-    runtime: str
-    mode: str
-    interface: str
-    ifindex: int
-    host_interface: str
-    bridge: str
-    parent: str
-    vlan: int | None
-    mac: str
-    addresses: tuple[str, ...]
-    network: str
 
 
 def rows(observation: Observation, modes: dict[str, tuple[str, str]]) -> Iterator[Row]:

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from ductwork.errors import ApplyError, ConflictError, DuctworkError
-from ductwork.journal import RUN_DIRECTORY
 from ductwork.lab import namespaces, switches
 from ductwork.lab.topology import HostNode, LanNode, Leg, Nic, Topology, name_prefix
+from ductwork.netns import RUN_DIRECTORY
 from ductwork.resources import IPAddress, IPInterface
 from ductwork.site.model import Attachment
 

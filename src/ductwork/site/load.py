@@ -19,10 +19,8 @@ from ductwork.site.checks import find_problems
 from ductwork.site.convert import to_site
 from ductwork.site.document import Document, Unreadable, parse
 from ductwork.site.model import Site
+from ductwork.site.read import read_text, whole
 from ductwork.site.shape import read_shape
-
-LONGEST_FILE = 64 * 2**20
-"""Bytes. 100,000 attachments are 12 MB; more than this is not a site file but, say, /dev/zero."""
 
 
 def load_site(path: Path, host_name: str = "") -> Site:
@@ -30,28 +28,7 @@ def load_site(path: Path, host_name: str = "") -> Site:
 
     Raises `SiteError` with every mistake, also where the file cannot be read at all.
     """
-    file_name = str(path)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LONGEST_FILE + 1)
-    except FileNotFoundError:
-        raise _whole(file_name, "there is no such file", "check the path, or write the file first") from None
-    except IsADirectoryError:
-        raise _whole(file_name, "this is a directory", f"name the file in it, such as `{path / 'site.yaml'}`") from None
-    except PermissionError:
-        raise _whole(file_name, "no permission to read this file", "run as root, or change the file's mode") from None
-    except (OSError, ValueError) as error:
-        raise _whole(file_name, f"cannot be read: {error}", "check the path") from None
-    if len(raw) > LONGEST_FILE:
-        raise _whole(file_name, "longer than 64 MiB", "name a site file; it is YAML, and much shorter")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        before = raw[: error.start].decode()
-        where = {"line": before.count("\n") + 1, "column": len(before) - before.rfind("\n")}
-        message = f"not UTF-8 text: byte 0x{raw[error.start]:02x}"
-        raise _whole(file_name, message, "save the file as UTF-8", **where) from None
-    return load_text(text, file_name, host_name)
+    return load_text(read_text(path), str(path), host_name)
 
 
 def load_text(text: str, file_name: str = "site.yaml", host_name: str = "") -> Site:
@@ -63,7 +40,7 @@ def load_text(text: str, file_name: str = "site.yaml", host_name: str = "") -> S
             raise SiteError(file_name, [error.problem]) from None
         if document.data is None and not document.problems:
             hint = "start with `networks:` and `attachments:`; `ductwork schema` prints all there is"
-            raise _whole(file_name, "the file is empty", hint, line=1, column=1)
+            raise whole(file_name, "the file is empty", hint, line=1, column=1)
         shape, problems = read_shape(document.data, host_name)
         problems = [*document.problems, *problems, *find_problems(shape.draft)]
         if problems:
@@ -80,10 +57,6 @@ def _driver_problems(site: Site) -> Iterator[Problem]:
     for name, network in site.networks.items():
         for problem in DRIVERS[network.driver].check(network, site):
             yield dataclasses.replace(problem, path=("networks", name, *problem.path))
-
-
-def _whole(file_name: str, message: str, hint: str, line: int = 0, column: int = 0) -> SiteError:
-    return SiteError(file_name, [Problem((), message, hint, line=line, column=column)])
 
 
 def _located(document: Document, problems: list[Problem]) -> list[Problem]:
