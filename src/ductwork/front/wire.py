@@ -92,7 +92,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _kinds(error: type[DuctworkError]) -> dict[str, type[DuctworkError]]:
+    """A kind without a code of its own is its parent to whoever is told of it."""
     found = {error.code: error}
     for child in error.__subclasses__():
-        found |= _kinds(child)
+        found = _kinds(child) | found
     return found
