@@ -86,12 +86,15 @@ class Api:
         self._loop.set_exception_handler(_tell_defect)
         self._end = asyncio.Event()
         self._ready = threading.Event()
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="api")
 
     def __enter__(self) -> Api:
         logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # what a client sends wrongly is no news, nor worth a traceback
         self._thread.start()
         self._ready.wait()
+        if self._failure:
+            raise self._failure
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,6 +108,9 @@ class Api:
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._serve())
+        except Exception as error:
+            self._failure = error
+            log.exception("a defect: the API has ended")
         finally:
             self._ready.set()
             self._loop.close()
