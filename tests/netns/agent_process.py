@@ -39,8 +39,12 @@ class AgentProcess:
         log = open(self._log, "a")
         with log:
             self._process = self._world.start(*words, env=self._environment, stderr=log, through=self._through)
-        assert until(lambda: self.said("keeps") or self._process.poll() is not None, 60), self.log()
-        assert self._process.poll() is None, self.log()
+        try:
+            assert until(lambda: self.said("keeps") or self._process.poll() is not None, 60), self.log()
+            assert self._process.poll() is None, self.log()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

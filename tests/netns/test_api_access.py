@@ -44,8 +44,10 @@ def world(netns: Callable[[str], str]) -> Iterator[World]:
     """In a folder that everybody may pass through, as they may through /run."""
     folder = Path(tempfile.mkdtemp(prefix="dwn-api-"))
     folder.chmod(0o755)
-    yield build_world(netns, folder)
-    shutil.rmtree(folder)
+    try:
+        yield build_world(netns, folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
