@@ -28,6 +28,7 @@ from ductwork.resources import (
     State,
     Sysctl,
 )
+from ductwork.services import routers
 from ductwork.services.uplink import device_paths
 from ductwork.site.model import Attachment, Network, Site
 
@@ -39,8 +40,8 @@ _SYSCTLS = {
     "bridge": (*_LEARNING, *_FORWARDING),
     "ovs": (*_LEARNING, *_FORWARDING),
     "vlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, _ARP[0]),
-    "macvlan": (*_LEARNING, _NO_IPV6, *_ARP),
-    "ipvlan": (*_LEARNING, _NO_IPV6, *_ARP),
+    "macvlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, *_ARP),
+    "ipvlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, *_ARP),
 }
 """What the drivers set on a link of ours on the host, by its kind."""
 
@@ -127,6 +128,10 @@ def desired_on_host(sight: View) -> dict[Key, Resource]:
     for name, network in sight.site.networks.items():
         if sight.host in sight.site.hosts_of(name):
             _add(found, DRIVERS[network.driver].host_resources(network, sight))
+    legs = [sight.site.networks[name] for router in routers.here(sight) for name in router.legs]
+    devices = {each.name: routers.leg_device(each, DRIVERS[each.driver].ifname(each, sight.host)) for each in legs}
+    if devices:
+        _add(found, routers.resources(devices, sight))
     found.update(desired_attachments(sight))
     return found
 

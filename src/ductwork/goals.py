@@ -149,7 +149,7 @@ def _others_forward(site: str, observed: State) -> bool:
     """Whether another site has a network here that is more than internal, and so needs what is shared."""
     elements = [r for r in observed.values() if isinstance(r, NftElement) and r.owner and r.owner.site != site]
     internal = {element.parts for element in elements if element.set_name == "internal"}
-    return any(element.set_name == "bridges" and element.parts not in internal for element in elements)
+    return any(e.set_name.startswith("leg_nets") or (e.set_name == "bridges" and e.parts not in internal) for e in elements)
 
 
 @dataclass(frozen=True, slots=True)

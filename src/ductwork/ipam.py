@@ -90,6 +90,8 @@ def reserved(network: Network, site: Site) -> set[IPAddress]:
     taken = set(network.gateways)
     for addresses in network.host_addresses.values():
         taken.update(addresses)
+    for addresses in network.legs.values():
+        taken.update(addresses)
     taken.update(getattr(network.options, "host_access", {}).values())
     taken.update(host.address.ip for host in site.hosts.values() if host.address)
     if network.nat.snat_to:

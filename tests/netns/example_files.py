@@ -9,7 +9,7 @@ import pytest
 from ductwork.app import lacking
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
-_NEEDS = {"d3-macvlan-vlans": ["vlan"]}
+_NEEDS = {"d3-macvlan-vlans": ["vlan"], "d4-router": ["vlan"]}
 
 
 def skip_where_it_cannot_run(name: str) -> None:

@@ -87,11 +87,12 @@ class BridgeDriver:
         else:
             yield from no_router_advertisements(bridge, mtu, owner)
         vlan = _options(network).vlan
-        device = routed_by(network, bridge, vlan)
+        device = routed_by(network, bridge, vlan, view.host)
         if vlan and device:
             yield from vlan_device(network, bridge, device, vlan, mtu, view, link.mac)
-        yield from bridge_resources(network, bridge, device, mtu, view)
-        if network.isolated and network.external:
+        probe = probe_on(_uplink(network, view), bridge, vlan, view)
+        yield from bridge_resources(network, bridge, device, mtu, view, probe)
+        if network.apart:
             yield from isolation.peers(network, view)
 
     def _bridge(self, network: Network, sharing: list[Network], nic: str, owner: Owner, view: View) -> Link:
@@ -105,7 +106,7 @@ class BridgeDriver:
             mtu = max(self.mtu_bytes(other, view) for other in sharing)
         spec = None
         if any(map(_tells_vlans_apart, sharing)):
-            routed = {_options(other).vlan for other in sharing if routed_by(other, name, _options(other).vlan)}
+            routed = {_options(other).vlan for other in sharing if routed_by(other, name, _options(other).vlan, view.host)}
             native = all(_options(other).native is None for other in sharing)
             spec = BridgeSpec(native, tuple(sorted(vlan for vlan in routed if vlan)))
         return Link(HOST, name, "bridge", mac, mtu, spec=spec, owner=owner)
@@ -117,7 +118,7 @@ class BridgeDriver:
         vlans = PortVlans(_options(network).vlan or NATIVE_VLAN) if apart else None
         probe = probe_on(_uplink(network, view), bridge, _options(network).vlan, view)
         yield from veth_resources(network, bridge, mtu, attachment, view, vlans=vlans, probe=probe)
-        if network.isolated and network.external:
+        if network.apart:
             yield isolation.apart(attachment, view)
 
 

@@ -36,15 +36,21 @@ def underlay_mtu(view: View, device: str | None = None) -> int:
     return link.mtu_bytes if link else ETHERNET_MTU
 
 
-def bridge_resources(network: Network, bridge: str, device: str, mtu_bytes: int, view: View) -> Iterator[Resource]:
+def bridge_resources(
+    network: Network, bridge: str, device: str, mtu_bytes: int, view: View, probe: tuple[str, int] | None = None
+) -> Iterator[Resource]:
     """What the host has on a bridge, and what the packet filter knows of it. `device`: where the host's own addresses are, the
-    bridge itself or a VLAN on it; "": it has none there, or the bridge is its own way into the world."""
+    bridge itself or a VLAN on it; "": it has none there, or the bridge is its own way into the world. `probe`: as in
+    `Address`."""
     owner = view.owner(network.name)
-    yield from host_addresses(network, device or bridge, view)
+    yield from host_addresses(network, device or bridge, view, probe)
     yield bridge_table(owner)
+    if network.external and network.legs.get(view.host):
+        device = ""  # what is routed there is a router's
     yield from nat.network_elements(network, bridge, owner, iptables=view.facts.iptables, device=device)
     if device:
-        yield from nat.forwarding(network, device, view.facts, owner, has_ipv6=mtu_bytes >= IPV6_MIN_MTU)
+        has_ipv6 = mtu_bytes >= IPV6_MIN_MTU
+        yield from nat.forwarding(network, device, view.facts, owner, host=view.host, has_ipv6=has_ipv6)
 
 
 def no_router_advertisements(device: str, mtu_bytes: int, owner: Owner) -> Iterator[Sysctl]:
@@ -53,18 +59,23 @@ def no_router_advertisements(device: str, mtu_bytes: int, owner: Owner) -> Itera
         yield Sysctl(HOST, f"net/ipv6/conf/{device}/{name}", "0", link=device, owner=owner)
 
 
-def host_addresses(network: Network, bridge: str, view: View) -> Iterator[Address]:
-    """The host's own, and the gateways that it holds."""
+def host_addresses(network: Network, bridge: str, view: View, probe: tuple[str, int] | None) -> Iterator[Address]:
+    """The host's own, its routers', and the gateways that it holds. (A leg may be what the NIC had, and brings along.)"""
     owner = view.owner(network.name)
     own = network.host_addresses.get(view.host, ())
-    for address in own:
+    legs = network.legs.get(view.host, ())
+    underlay = view.site.hosts[view.host].address if view.host else None
+    for address in (*own, *legs):
         subnet = network.subnet_of(address)
         assert subnet is not None
-        yield Address(HOST, bridge, address, subnet.prefixlen, owner=owner)
-    for gateway in network.gateways if not network.external else ():
+        if underlay is None or address != underlay.ip:
+            yield Address(HOST, bridge, address, subnet.prefixlen, probe=probe if address in legs else None, owner=owner)
+    for gateway in network.gateways_held(view.host):
+        if gateway in legs:
+            continue
         subnet = network.subnet_of(gateway)
         assert subnet is not None
-        beside = any(address in subnet for address in own)
+        beside = any(address in subnet for address in (*own, *legs))
         prefixlen = subnet.max_prefixlen if beside else subnet.prefixlen
         yield Address(HOST, bridge, gateway, prefixlen, deprecated=beside and gateway.version == 6, owner=owner)
 
@@ -113,12 +124,13 @@ def vlan_device(
     yield from no_router_advertisements(device, mtu_bytes, owner)
 
 
-def routed_by(network: Network, bridge: str, vlan: int | None) -> str:
+def routed_by(network: Network, bridge: str, vlan: int | None, host: str) -> str:
     """The device that the host's own addresses in the network are on, and its packets are routed by; "" for none."""
+    own = bool(network.host_addresses or network.legs.get(host))
     if not network.external:
-        held = bool(network.gateways or network.host_addresses)
+        held = own or bool(network.gateways_held(host))
         return (f"{bridge}.{vlan}" if held else "") if vlan else bridge
-    return f"{bridge}.{vlan}" if vlan and network.host_addresses else ""
+    return f"{bridge}.{vlan}" if vlan and own else ""
 
 
 def probe_on(nic: str, bridge: str, vlan: int | None, view: View) -> tuple[str, int] | None:

@@ -7,7 +7,7 @@ beside the containers', where it is to reach them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from typing import Protocol, cast
 
@@ -98,9 +98,9 @@ def host_resources(network: Network, view: View) -> Iterator[Resource]:
     refuse_neighbours(network.driver, options_of(network).mode, parent, network.name, view)
     if parent.made:
         yield from _sub_interface(parent, has_layer_2(network), view.owner())
-    address = on_host(options_of(network).host_access, view.host)
-    if address is not None:
-        yield from _host_side(network, parent, address, view)
+    own = _own_addresses(network, view.host)
+    if own:
+        yield from _host_side(network, parent, own, view)
 
 
 def _sub_interface(parent: Parent, layer_2: bool, owner: Owner) -> Iterator[Resource]:
@@ -114,18 +114,30 @@ def _sub_interface(parent: Parent, layer_2: bool, owner: Owner) -> Iterator[Reso
             yield Sysctl(HOST, f"net/ipv6/conf/{parent.name}/{name}", value, link=parent.name, owner=owner)
 
 
-def _host_side(network: Network, parent: Parent, address: IPAddress, view: View) -> Iterator[Resource]:
-    """The interface, with a full-length prefix: the host's ways to everything else stay as they are."""
+def _own_addresses(network: Network, host: str) -> dict[IPAddress, int]:
+    """The host's addresses beside the containers', and their prefix lengths. `host_access` has a full one: the host's ways to
+    everything else stay as they are. A router's leg is the way to its subnet. (`site.check_routers`: one or the other.)"""
+    found = {}
+    for leg in network.legs.get(host, ()):
+        subnet = network.subnet_of(leg)
+        assert subnet is not None
+        found[leg] = subnet.prefixlen
+    access = on_host(options_of(network).host_access, host)
+    return found if access is None else found | {access: access.max_prefixlen}
+
+
+def _host_side(network: Network, parent: Parent, own: Mapping[IPAddress, int], view: View) -> Iterator[Resource]:
+    """The interface beside the containers'."""
     owner = view.owner(network.name)
     name = bridge_ifname(network.name)
     mtu = mtu_bytes(network, view)
     mac = mac_address(view.seed, network.name, "access")
     yield _on_parent(HOST, name, network, mac, mtu, parent, owner)
     yield from _host_side_sysctls(network, name, mtu, owner)
-    if network.driver == "macvlan" and address.version == 4:
+    if network.driver == "macvlan" and any(address.version == 4 for address in own):
         yield from _one_answer(parent, view, owner)
     probe = parent.probe if has_layer_2(network) else None
-    yield Address(HOST, name, address, address.max_prefixlen, probe=probe, owner=owner)
+    yield from (Address(HOST, name, address, length, probe=probe, owner=owner) for address, length in own.items())
 
 
 def _host_side_sysctls(network: Network, name: str, mtu: int, owner: Owner) -> Iterator[Sysctl]:

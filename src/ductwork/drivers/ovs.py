@@ -96,10 +96,11 @@ class OvsDriver:
                 yield Sysctl(HOST, gro_path(nic), "0", owner=owner)
         else:
             yield from no_router_advertisements(bridge, its_mtu, owner)
-        device = routed_by(network, bridge, options.vlan)
+        device = routed_by(network, bridge, options.vlan, view.host)
         if options.vlan and device:
             yield from vlan_device(network, bridge, device, options.vlan, mtu, view)
-        yield from bridge_resources(network, bridge, device, mtu, view)
+        probe = probe_on(_uplink(network, view), bridge, options.vlan, view)
+        yield from bridge_resources(network, bridge, device, mtu, view, probe)
 
     def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterator[Resource]:
         options, mtu = _options(network), self.mtu_bytes(network, view)

@@ -16,7 +16,7 @@ from ductwork.drivers.bridged import bridge_resources, no_router_advertisements,
 from ductwork.errors import ConflictError, DuctworkError, Problem
 from ductwork.naming import bridge_ifname, mac_address, vxlan_ifname
 from ductwork.resources import FLOOD_MAC, HOST, FdbEntry, IPAddress, Link, Neighbour, Port, Resource, VxlanSpec
-from ductwork.services import nat
+from ductwork.services import isolation, nat
 from ductwork.site.model import Attachment, Network, Site
 
 OVERHEAD_BYTES = {4: 50, 6: 70}
@@ -66,7 +66,9 @@ class VxlanDriver:
         spec = VxlanSpec(network.options.vni, network.options.port, _vtep(view, view.host), _underlay(network, view))
         mac = mac_address(view.seed, network.name, "vtep")
         yield Link(HOST, device, "vxlan", mac, mtu, spec=spec, owner=owner)
-        yield Port(HOST, device, bridge, owner, isolated=network.isolated)
+        yield Port(HOST, device, bridge, owner, isolated=network.isolated and not network.apart)
+        if network.apart:
+            yield from isolation.peers(network, view)
         for peer in view.site.hosts_of(network.name):
             if peer != view.host:
                 yield FdbEntry(HOST, device, FLOOD_MAC, _vtep(view, peer), owner)
@@ -91,9 +93,11 @@ class VxlanDriver:
                 message = f"link {link.name} is in the way: it has VNI {network.options.vni}, that of network {network.name}"
                 raise ConflictError(f"{message}: nothing was touched", "remove it, or choose another `vni`")
 
-    def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterable[Resource]:
+    def attachment_resources(self, network: Network, attachment: Attachment, view: View) -> Iterator[Resource]:
         mtu = self.mtu_bytes(network, view)
-        return veth_resources(network, self.ifname(network, view.host), mtu, attachment, view)
+        yield from veth_resources(network, self.ifname(network, view.host), mtu, attachment, view)
+        if network.apart:
+            yield isolation.apart(attachment, view)
 
 
 def _remote_neighbours(network: Network, bridge: str, remote: Attachment, view: View) -> Iterator[Neighbour]:

@@ -15,6 +15,7 @@ Judged is every ordered pair (from a machine, to an address of another one), eac
   without NAT that spreads over both hosts): whether stateful filters let them pass is not promised;
 - a network whose `snat` is an address of the other family;
 - two networks of the file on one LAN: they are the same wire, whatever the file calls them;
+- by a router of the file: what comes back another way; what goes beyond the networks that it has legs in;
 - ways by a LAN's gateway that the lab has none of (a kernel without 802.1q), and out of a network of the hosts' own by a LAN in
   which the host has another network's containers beside it.
 
@@ -32,10 +33,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ductwork.lab.lans import access_addresses, has_layer_2, nic_of
+from ductwork.lab.lans import access_addresses, foreign_gateways, has_layer_2, nic_of
 from ductwork.lab.topology import ContainerNode, LanNode, Topology
 from ductwork.resources import IPAddress, IPInterface
-from ductwork.site.model import Attachment, Network
+from ductwork.site.model import Attachment, Network, Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,9 @@ class _Rules:
             return self._on_lan(source, way.network, target)
         if way.kind == "link":
             return self._on_link(source, way.network, target)
+        router = self._router(source, way.network, target)
+        if router:
+            return self._by_router(router, way.network, target, self._plugged(source, way.network, target.address.version))
         if way.network.external:
             return self._out_of_lan(source, way, target)
         if target.network and target.network.external:
@@ -181,19 +185,27 @@ class _Rules:
             return None
         if target.network.name != network.name:
             return Verdict(False, "networks do not reach each other, even where their subnets are the same")
-        if network.isolated and (target.endpoint.container or target.endpoint.host != source.host):
+        is_leg = any(target.address in legs for legs in network.legs.values())
+        if network.isolated and not is_leg and (target.endpoint.container or target.endpoint.host != source.host):
             return Verdict(False, "isolated: containers reach the gateway alone")
         if target.endpoint.container:
             return Verdict(True, "containers of one network reach each other, on whatever hosts")
         return Verdict(True, "containers reach a host that has an address in their network")
 
     def _to_underlay(self, source: Endpoint, network: Network, target: _Target) -> Verdict | None:
-        if target.endpoint.host is not None and target.endpoint.host == source.host:
+        own = target.endpoint.host is not None and target.endpoint.host == source.host
+        if own and self._addresses(network, str(source.host), target.address.version):
             return Verdict(True, "containers reach their own host where it has an address in the network")
         return self._leaving(network, target)
 
     def _leaving(self, network: Network, target: _Target) -> Verdict | None:
         """New connections from `network` to another host, what is behind that, or outside."""
+        host = target.endpoint.host
+        for router, lan in self._legs_beside(network, host, target.address.version) if target.network is None else ():
+            if (network.name, lan) not in router.allow:
+                return Verdict(False, f"router {router.name} lets nobody in network {lan} be called from {network.name}")
+            if network.nat.mode != "none":
+                return None
         if network.nat.mode == "none":
             if target.endpoint.host in self._on[network.name]:
                 return None
@@ -236,6 +248,56 @@ class _Rules:
     def _by(self, network: Network, via: IPAddress | None) -> _Way:
         return _Way("gateway", network) if via in network.gateways else _UNKNOWN
 
+    # By a router of the file.
+
+    def _router(self, source: Endpoint, network: Network, target: _Target) -> Router | None:
+        """The one that a machine of `network` sends to `target` by: its gateway there, or what its own host is."""
+        if target.network is None or target.endpoint == source or not (target.endpoint.container or target.endpoint.lan):
+            return None
+        version = target.address.version
+        ends = (network.name, target.network.name)
+        found = (r for r in self._site.routers if all(self._leg(r, name, version) for name in ends))
+        return next((r for r in found if self._serves(r, network, version, source.host)), None)
+
+    def _serves(self, router: Router, network: Network, version: int, host: str | None) -> bool:
+        gateways = [gateway for gateway in network.gateways if gateway.version == version]
+        if self._leg(router, network.name, version) in gateways:
+            return True
+        return router.host == host and any(gateway in network.gateways_held(router.host) for gateway in gateways)
+
+    def _by_router(self, router: Router, network: Network, target: _Target, source: IPAddress | None) -> Verdict | None:
+        assert target.network is not None
+        if (network.name, target.network.name) not in router.allow:
+            return Verdict(
+                False, f"router {router.name} lets nobody in network {target.network.name} be called from {network.name}"
+            )
+        version = target.address.version
+        comes_back = router.masquerade or self._serves(router, target.network, version, target.endpoint.host)
+        if target.endpoint.container and not router.masquerade:
+            back = None if source is None else self._way(target.endpoint, source)
+            comes_back = comes_back and back == _Way("gateway", target.network)
+        return (
+            Verdict(True, f"router {router.name} lets {target.network.name} be called from {network.name}")
+            if comes_back
+            else None
+        )
+
+    def _legs_beside(self, network: Network, host: str | None, version: int) -> Iterator[tuple[Router, str]]:
+        """The routers between `network` and a LAN that the host has an address on, and that LAN's network."""
+        for router in self._site.routers if host is not None else ():
+            for name in router.legs if network.name in router.legs else ():
+                leg = self._leg(router, name, version)
+                if name != network.name and leg and self._is_in(str(host), self._site.networks[name], leg):
+                    yield router, name
+
+    def _leg(self, router: Router, network: str, version: int) -> IPAddress | None:
+        return next((leg for leg in router.legs.get(network, ()) if leg.version == version), None)
+
+    def _plugged(self, endpoint: Endpoint, network: Network, version: int) -> IPAddress | None:
+        """The address by which a container is known in a network."""
+        plugs = ((a, found) for a, found in self._plugs[endpoint.label] if a.network == network.name)
+        return next((each.ip for _, found in plugs for each in found if each.version == version), None)
+
     # Networks on somebody else's LAN.
 
     def _on_lan(self, source: Endpoint, network: Network, target: _Target) -> Verdict | None:
@@ -249,6 +311,8 @@ class _Rules:
             return None if network.isolated else Verdict(True, "containers are machines of their LAN")
         if target.endpoint.container:
             return self._in_one_lan(network, same_host=same_host)
+        if target.network and target.address in network.legs.get(target.endpoint.host or "", ()):
+            return Verdict(True, "containers reach the leg that a router has in their network")
         if target.network is None or target.address not in access_addresses(network).values():
             return self._to_host_on_lan(source, network, target, same_host=same_host)
         return Verdict(True, "host_access: the host and its containers reach each other") if same_host else None
@@ -286,6 +350,8 @@ class _Rules:
             return Verdict(True, "the LAN's gateway lets out" if way.kind == "gateway" else "the host lets out")
         if way.kind == "host" or (target.network and not target.endpoint.container and not target.endpoint.lan):
             return None
+        if target.network is None and not self._is_foreign_gateway(network, target.address.version):
+            return None
         if target.network:
             return Verdict(False, "networks do not reach each other without a router")
         return Verdict(False, "containers reach a host where it has an address in the network")
@@ -312,6 +378,8 @@ class _Rules:
         access = access_addresses(network)
         if same_host and hasattr(network.options, "parent"):
             address = access.get(source.host, access.get(""))
+            if any(leg.version == version for leg in network.legs.get(source.host, ())):
+                return Verdict(True, "a router reaches the networks that it has a leg in")
             if address is not None and address.version == version:
                 return Verdict(True, "host_access: the host and its containers reach each other")
             if not has_layer_2(network):
@@ -356,6 +424,10 @@ class _Rules:
             return None
         if self._lab.segments.get(target.network.name) == self._lab.segments[network.name]:
             return None
+        router = self._router(Endpoint(machine.label, machine.netns, None, lan=machine), network, target)
+        if router:
+            own = next(a.ip for a in machine.leg.nic.addresses if a.version == target.address.version)
+            return self._by_router(router, network, target, own)
         return Verdict(False, "networks do not reach each other without a router")
 
     def _host_to_lan(self, source: Endpoint, target: _Target) -> Verdict | None:
@@ -368,11 +440,14 @@ class _Rules:
         subnet = network.subnet_of(address)
         if subnet is None or network.name not in self._lab.segments:
             return False
-        if any(own in subnet for own in network.host_addresses.get(host, ())):
+        if any(own in subnet for own in (*network.host_addresses.get(host, ()), *network.legs.get(host, ()))):
             return True
         segment, node = self._lab.segments[network.name], self._lab.hosts[host]
         on_it = segment.vlan == 0 and self._lab.switch_of[node.main] == segment.switch
         return on_it and any(a.ip in subnet and address in a.network for a in node.nics[node.main].addresses)
+
+    def _is_foreign_gateway(self, network: Network, version: int) -> bool:
+        return any(gateway.version == version for gateway in foreign_gateways(network))
 
     def _is_routed_by_parent(self, host: str, network: Network) -> bool:
         """Whether what the router sends to a host comes by the NIC where ipvlan takes it."""
@@ -393,7 +468,7 @@ class _Rules:
                 return Verdict(True, "containers and their own host reach each other where it has an address")
             return Verdict(False, "the host has no address in the network")
         if source.host in self._on[network.name]:
-            if network.isolated:
+            if network.isolated and source.host not in network.legs:
                 return Verdict(False, "isolated: containers are reached by their own host alone")
             if self._own_addresses(network, source.host, version):
                 return Verdict(True, "the host has an address of its own in the network: it reaches all of it")
@@ -410,6 +485,9 @@ class _Rules:
         if network.nat.mode != "none":
             return Verdict(False, f"nat: {network.nat.mode}: new connections from inside only")
         version = target.address.version
+        for router, lan in self._legs_beside(network, source.host, version):
+            if (lan, network.name) not in router.allow:
+                return Verdict(False, f"router {router.name} lets nobody in network {network.name} be called from {lan}")
         back = self._way(target.endpoint, self._underlay(source, version))
         if back is _NOWHERE or not any(g.version == version for g in network.gateways):
             return Verdict(False, "the container has no gateway in this family: it cannot answer")
@@ -439,18 +517,21 @@ class _Rules:
         for network in self._site.networks.values():
             if host.name in self._on[network.name]:
                 for version in (4, 6):
+                    present = {a.ip for nic in host.nics.values() for a in nic.addresses}
                     for address in dict.fromkeys(self._addresses(network, host.name, version)):
+                        if address in present:
+                            continue
                         yield _Target(endpoint, address, network)
 
     def _addresses(self, network: Network, host: str, version: int) -> list[IPAddress]:
         """All that a host holds in a network: its own, and the gateway's."""
-        held = [] if network.internal or network.external else network.gateways
+        held = [] if network.internal else network.gateways_held(host)
         return self._own_addresses(network, host, version) + [g for g in held if g.version == version]
 
     def _own_addresses(self, network: Network, host: str, version: int) -> list[IPAddress]:
         access = access_addresses(network)
         beside = access.get(host, access.get(""))
-        own = [*network.host_addresses.get(host, ()), *([] if beside is None else [beside])]
+        own = [*network.host_addresses.get(host, ()), *network.legs.get(host, ()), *([] if beside is None else [beside])]
         return [a for a in own if a.version == version]
 
     def _is_own_gateway(self, source: Endpoint, target: _Target) -> bool:

@@ -74,6 +74,12 @@ def has_layer_2(network: Network) -> bool:
     return getattr(network.options, "mode", None) not in ("l3", "l3s")
 
 
+def foreign_gateways(network: Network) -> list[IPAddress]:
+    """The gateways that no router of the file is."""
+    legs = {address for addresses in network.legs.values() for address in addresses}
+    return [gateway for gateway in network.gateways if gateway not in legs]
+
+
 def access_addresses(network: Network) -> Mapping[str, IPAddress]:
     """Host ("": the only one) → the address of its interface beside its containers'."""
     found: Mapping[str, IPAddress] = getattr(network.options, "host_access", {})

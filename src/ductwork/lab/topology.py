@@ -219,7 +219,7 @@ def _legs(site: Site, played: Mapping[str, Segment], home: Segment, inner: Nic) 
     addresses: dict[Segment, dict[IPInterface, None]] = {}
     for name, segment in played.items():
         network = site.networks[name]
-        for gateway in network.gateways:
+        for gateway in lans.foreign_gateways(network):
             subnet = network.subnet_of(gateway)
             assert subnet is not None, "checked in `site.check_networks`"
             plugs.setdefault(segment.switch, f"eth{len(plugs) + 1}")
@@ -375,7 +375,7 @@ class _Underlay:
     def _ensure(self, net: IPNetwork) -> bool:
         """Give the router an address in `net`, from the top; False where none is free."""
         if net not in self._subnets:
-            gateways = (g for network in self._home for g in network.gateways if g in net)
+            gateways = (g for network in self._home for g in lans.foreign_gateways(network) if g in net)
             address = next(gateways, None) or self._highest_free(net)
             if address is None:
                 return False
@@ -412,6 +412,7 @@ def _addresses_in(site: Site) -> set[IPAddress]:
         {a.ip for attachment in site.attachments for a in attachment.addresses}
         | {g for n in networks for g in n.gateways}
         | {a for n in networks for addresses in n.host_addresses.values() for a in addresses}
+        | {a for n in networks for addresses in n.legs.values() for a in addresses}
         | {a for n in networks for a in lans.access_addresses(n).values()}
         | {n.nat.snat_to for n in networks if n.nat.snat_to}
     )

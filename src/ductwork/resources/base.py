@@ -83,13 +83,13 @@ class Owner(NamedTuple):
         return cls(site, origin, network, container, interface, int(cookie), *lent)
 
     def comment(self) -> str:
-        """The mark of what belongs to a network as a whole, as an nftables comment (at most 128 characters)."""
+        """The mark of what belongs to a network as a whole, or to several, as an nftables comment (at most 128 characters)."""
         return f"{self.site}/{self.origin}/{self.network}"
 
     @classmethod
     def from_comment(cls, comment: str) -> Owner | None:
         parts = comment.split("/")
-        return cls(parts[0], parts[1], parts[2]) if len(parts) == 3 and all(parts) else None
+        return cls(parts[0], parts[1], parts[2]) if len(parts) == 3 and all(parts[:2]) else None
 
 
 SHARED = Owner("*", "shared", "*")

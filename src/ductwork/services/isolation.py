@@ -1,5 +1,5 @@
-"""Isolated networks on somebody else's LAN: what the bridge's own isolation of its ports does not reach. For ports of Open
-vSwitch, `openflow.py` says the same in flows.
+"""Isolated networks that are more than one bridge (`Network.apart`): what the bridge's own isolation of its ports does not
+reach. For ports of Open vSwitch, `openflow.py` says the same in flows.
 
 Invariant: pure. A frame from such a container to another one of the file goes nowhere: neither by the wire to another host nor
 by a router of the LAN that sends it back. What is meant for everybody is still heard on other hosts; what answers is not.

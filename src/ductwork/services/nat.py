@@ -38,9 +38,9 @@ def network_elements(
     way into the world; what other networks send through it is on its way out, not to another network.)
     """
     found: list[Resource] = [inet_table(owner), *(IptablesRule(family, owner) for family in sorted(iptables))]
-    if network.isolated and device:
+    if network.isolated and device and (network.external or not network.apart):
         found.append(_element("isolated", (device, device), owner))
-    if not network.isolated or network.external:
+    if not network.isolated or network.apart:
         found.append(_element("flows", (bridge_ifname, bridge_ifname), owner))
     if not network.subnets or not device:
         return found
@@ -56,34 +56,53 @@ def network_elements(
 
 def gateway_guard(network: Network, vxlan_ifname: str, owner: Owner) -> list[Resource]:
     """What keeps the gateway addresses of a VXLAN, which each host's bridge holds, out of the tunnel `vxlan_ifname`."""
-    found: list[Resource] = [bridge_table(owner)] if network.gateways else []
-    for gateway in network.gateways:
+    legs = {address for addresses in network.legs.values() for address in addresses}
+    gateways = [gateway for gateway in network.gateways if gateway not in legs]
+    found: list[Resource] = [bridge_table(owner)] if gateways else []
+    for gateway in gateways:
         part = str(gateway) if gateway.version == 4 else f"{int(gateway):#x}"
         found.append(NftElement("bridge", TABLE, f"gateway{gateway.version}", (vxlan_ifname, part), owner=owner))
     return found
 
 
-def forwarding(network: Network, device: str, facts: Facts, owner: Owner, *, has_ipv6: bool = True) -> list[Resource]:
+def forwarding(
+    network: Network, device: str, facts: Facts, owner: Owner, *, host: str = "", has_ipv6: bool = True
+) -> list[Resource]:
     """Forwarding between `device`, which the network's packets are routed by, and the foreign devices they leave and come back
-    by.
+    by; for a router's leg of `host`, on the device alone.
 
     Both kernels' checks look at the device a packet comes in by alone (`ip_route_input_slow`, `ip6_forward`), so both sides
     need it. Devices that did not forward before are noted as lent. Never `ip_forward`: design.md, section 5. A device that is
     not to forward is told so, whatever it did before. `has_ipv6`: whether the device has (it takes an MTU of 1280).
     """
-    versions = set() if network.internal or network.external else {gateway.version for gateway in network.gateways}
-    found: list[Resource] = []
+    versions = set() if network.internal or network.external else {gateway.version for gateway in network.gateways_held(host)}
+    legs = {leg.version for leg in network.legs.get(host, ())}
+    found: list[Resource] = leg_forwarding(device, legs - versions, facts, owner)
     if 4 in versions:
         found += _forwarding(4, "net/ipv4/conf/{}/forwarding", device, facts, owner)
-    else:
+    elif 4 not in legs:
         found.append(Sysctl(HOST, f"net/ipv4/conf/{device}/forwarding", "0", link=device, owner=owner))
-    if 6 not in versions and has_ipv6 and _HAS_FORCE_FORWARDING in facts.sysctls:
+    if 6 not in versions | legs and has_ipv6 and _HAS_FORCE_FORWARDING in facts.sysctls:
         found.append(Sysctl(HOST, f"net/ipv6/conf/{device}/force_forwarding", "0", link=device, owner=owner))
     if 6 in versions and facts.sysctls.get(_ALL_FORWARDING) == "0":
         if _HAS_FORCE_FORWARDING in facts.sysctls:
             found += _forwarding(6, "net/ipv6/conf/{}/force_forwarding", device, facts, owner)
         else:
             found += _forwarding_everywhere(facts, owner)
+    return found
+
+
+def leg_forwarding(device: str, versions: Iterable[int], facts: Facts, owner: Owner) -> list[Resource]:
+    """Of a router's leg in these families: from leg to leg, no other device is needed."""
+    found: list[Resource] = []
+    for version in sorted(versions):
+        if version == 4:
+            found += _switched_on(4, "net/ipv4/conf/{}/forwarding", device, facts, owner)
+        elif facts.sysctls.get(_ALL_FORWARDING) == "0":
+            if _HAS_FORCE_FORWARDING in facts.sysctls:
+                found += _switched_on(6, "net/ipv6/conf/{}/force_forwarding", device, facts, owner)
+            else:
+                found += _forwarding_everywhere(facts, owner)
     return found
 
 
@@ -117,7 +136,7 @@ def _element(set_name: str, parts: tuple[str, ...], owner: Owner, value: str = "
 
 def _translation(network: Network, subnet: IPNetwork, bridge_ifname: str, owner: Owner) -> Iterator[NftElement]:
     """An address to translate to is of one family; the other one is masqueraded."""
-    version, text = subnet.version, _as_nft_prints(subnet)
+    version, text = subnet.version, as_nft_prints(subnet)
     yield _element(f"local{version}", (text, bridge_ifname), owner)
     address = network.nat.snat_to
     if address is not None and address.version == version:
@@ -126,7 +145,7 @@ def _translation(network: Network, subnet: IPNetwork, bridge_ifname: str, owner:
         yield _element(f"masquerade{version}", (text,), owner)
 
 
-def _as_nft_prints(subnet: IPNetwork) -> str:
+def as_nft_prints(subnet: IPNetwork) -> str:
     return str(subnet.network_address) if subnet.prefixlen == subnet.max_prefixlen else str(subnet)
 
 
@@ -140,6 +159,17 @@ def _forwarding(version: int, path: str, bridge_ifname: str, facts: Facts, owner
         if value == "0":
             yield from _lent(version, link)
         yield Sysctl(HOST, path.format(link.name), "1", owner=owner)
+
+
+def _switched_on(version: int, path: str, device: str, facts: Facts, owner: Owner) -> Iterator[Resource]:
+    """On one device: ours, or the bridge that stands for a NIC, which is the host's own."""
+    link, value = facts.links.get(device), facts.sysctls.get(path.format(device))
+    if device not in facts.moved.values() or link is None or value is None:
+        yield Sysctl(HOST, path.format(device), "1", link=device, owner=owner)
+        return
+    if value == "0":
+        yield from _lent(version, link)
+    yield Sysctl(HOST, path.format(device), "1", owner=owner)
 
 
 def _forwarding_everywhere(facts: Facts, owner: Owner) -> Iterator[Resource]:

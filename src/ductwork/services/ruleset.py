@@ -49,17 +49,30 @@ _INET_SETS = (
     ("set", "lent_bridges", "type ifname . ifname;"),
     # (device, itself) of isolated networks: their containers must not reach each other by way of the host either
     ("set", "isolated", "type ifname . ifname;"),
+    # (subnet, device) that a router has a leg in
+    ("set", "leg_nets4", "type ipv4_addr . ifname; flags interval;"),
+    ("set", "leg_nets6", "type ipv6_addr . ifname; flags interval;"),
+    # legs' devices that are in somebody else's LAN, and nothing but that
+    ("set", "lan_legs", "type ifname;"),
+    # (in, out) of legs: new connections pass
+    ("set", "routed", "type ifname . ifname;"),
+    # legs that what comes from another leg leaves with their address
+    ("set", "masked_legs", "type ifname;"),
 )
 
 _FORWARD = (
     # Before all else: what is established, too.
     "iifname . oifname @isolated drop",
-    # Nothing can tell a bridged frame from a routed packet here but that it leaves by the bridge it came from.
-    "iifname . oifname @lent_bridges accept",
-    "meta nfproto ipv4 iifname @lent4 oifname @lent4 drop",
-    "meta nfproto ipv6 iifname @lent6 oifname @lent6 drop",
     # Before any look at conntrack: of a connection bridged through a VXLAN it may have seen one half, and call it invalid.
     "iifname . oifname @flows goto allow",
+    # Nothing can tell a bridged frame from a routed packet here but that it leaves by the bridge it came from.
+    "iifname . oifname @lent_bridges accept",
+    "ip saddr . iifname @leg_nets4 ip daddr . oifname @leg_nets4 goto routers",
+    "ip6 saddr . iifname @leg_nets6 ip6 daddr . oifname @leg_nets6 goto routers",
+    "meta nfproto ipv4 iifname @lent4 oifname @lent4 drop",
+    "meta nfproto ipv6 iifname @lent6 oifname @lent6 drop",
+    "iifname @lan_legs goto no_further",
+    "iifname != @bridges oifname @lan_legs goto no_further",
     # Before the established ones, so that a network that becomes internal loses its connections.
     "iifname @internal drop",
     "oifname @internal drop",
@@ -76,7 +89,21 @@ _FORWARD = (
 _INET = (
     # Accepting ends our chain alone; the mark tells Docker's, which comes later and drops by policy.
     _Chain("allow", "", (f"meta mark set meta mark or {ACCEPT_MARK:#x} accept",)),
+    # From leg to leg. A refusal is told, or every mistake would be a minute's wait.
+    _Chain(
+        "routers",
+        "",
+        (
+            "oifname @masked_legs ct state invalid drop",
+            "iifname . oifname @routed goto allow",
+            "ct state established,related goto allow",
+            "reject with icmpx admin-prohibited",
+        ),
+    ),
+    _Chain("no_further", "", ("ct state established,related goto allow", "reject with icmpx admin-prohibited")),
     _Chain("forward", "type filter hook forward priority filter - 10; policy accept;", _FORWARD),
+    # What goes from leg to leg has its own address, whatever its network does elsewhere.
+    _Chain("masked", "", ("oifname @masked_legs masquerade",)),
     # Ahead of everybody's srcnat: at the same priority the order would be that of registration, so of chance.
     _Chain(
         "postrouting",
@@ -84,6 +111,8 @@ _INET = (
         (
             "ip saddr . oifname @local4 return",
             "ip6 saddr . oifname @local6 return",
+            "ip saddr . iifname @leg_nets4 ip daddr . oifname @leg_nets4 goto masked",
+            "ip6 saddr . iifname @leg_nets6 ip6 daddr . oifname @leg_nets6 goto masked",
             "snat ip to ip saddr map @snat4",
             "snat ip6 to ip6 saddr map @snat6",
             "ip saddr @masquerade4 masquerade",
@@ -107,7 +136,7 @@ _BRIDGE_SETS = (
     # checked ports behind which nobody knows the addresses of a family: their MAC alone is checked
     ("set", "any4", "type ifname;"),
     ("set", "any6", "type ifname;"),
-    # ports of containers that share a LAN and must not reach each other by it
+    # ports of containers that share a LAN, or a tunnel to a router, and must not reach each other by it
     ("set", "apart", "type ifname;"),
     # what such containers have, on whatever hosts
     ("set", "peers_mac", "type ether_addr;"),

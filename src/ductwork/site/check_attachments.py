@@ -13,7 +13,7 @@ from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site import values
 from ductwork.site.check_networks import at, underlay_of
 from ductwork.site.document import shorten
-from ductwork.site.draft import Draft, Plug, gateways, is_external, per_host, subnet_of, subnets
+from ductwork.site.draft import Draft, Plug, all_legs, gateways, is_external, per_host, subnet_of, subnets
 from ductwork.site.model import AddressRange
 from ductwork.site.schema import NetworkModel
 from ductwork.site.values import closest, describe, listing, special_address
@@ -80,6 +80,7 @@ def address_fits(draft: Draft) -> Iterator[Problem]:
             others.setdefault(address, f"the address of host `{host}`" if host else "the host's own address")
         for _, host, address in per_host(network, "host_access"):
             others.setdefault(address, f"the `host_access` of host `{host}`" if host else "the network's `host_access`")
+        others |= {leg: others.get(leg, "a router's leg") for leg in all_legs(network)}
         for address, host in underlay_of(draft, network).items():
             others.setdefault(address, f"the address of host `{host}`")
         for plug in draft.plugs_of[name]:
@@ -284,6 +285,7 @@ def _reserved(draft: Draft, name: str, network: NetworkModel) -> set[IPAddress]:
     found = set(gateways(network))
     found.update(address for _, _, address in network.host_entries("host_addresses"))
     found.update(address for _, _, address in per_host(network, "host_access"))
+    found.update(all_legs(network))
     found.update(host.address.ip for host in draft.hosts.values() if host.address)
     if network.nat and network.nat.snat_to:
         found.add(network.nat.snat_to)

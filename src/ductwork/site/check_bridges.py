@@ -214,7 +214,9 @@ def _made_on_parent(name: str, network: NetworkModel, host: str) -> Iterator[tup
     vlan, device = getattr(network, "vlan", None), parent_device(network, host)
     if vlan and device:
         yield device, at(name, ("vlan",)), f"VLAN {vlan} of `{device.removesuffix(f'.{vlan}')}`"
-    if on_host(getattr(network, "host_access", {}), host):
+    if network.legs.get(host):
+        yield naming.bridge_ifname(name), at(name), f"the router's leg in network `{name}`"
+    elif on_host(getattr(network, "host_access", {}), host):
         yield naming.bridge_ifname(name), at(name, ("host_access",)), f"`host_access` of network `{name}`"
 
 

@@ -7,8 +7,8 @@ from ipaddress import IPv6Address, ip_network
 from ductwork.resources import IPAddress, IPInterface
 from ductwork.site import draft as drafts
 from ductwork.site.draft import Draft, Plug
-from ductwork.site.model import Attachment, Host, Nat, Network, Site, StaticRoute
-from ductwork.site.schema import NetworkModel, RouteModel
+from ductwork.site.model import Attachment, Host, Nat, Network, Router, Site, StaticRoute
+from ductwork.site.schema import NetworkModel, RouteModel, RouterModel
 from ductwork.site.values import interface
 
 
@@ -20,6 +20,7 @@ def to_site(draft: Draft, name: str) -> Site:
         networks={name: _network(name, model) for name, model in draft.networks.items()},
         attachments=tuple(_attachment(plug) for plug in draft.plugs),
         labels=draft.labels,
+        routers=tuple(_router(model) for model in draft.routers.values()),
     )
 
 
@@ -39,6 +40,7 @@ def _network(name: str, model: NetworkModel) -> Network:
         allocate=model.allocate,
         ipv6=model.ipv6,
         hosts=model.hosts,
+        legs=model.legs,
         options=model.options(),
     )
 
@@ -58,6 +60,11 @@ def _attachment(plug: Plug) -> Attachment:
         rate=model.rate,
         spoofing=model.spoofing,
     )
+
+
+def _router(model: RouterModel) -> Router:
+    every = tuple((one, other) for one in model.legs for other in model.legs if one != other)
+    return Router(model.name, model.host, model.legs, every if model.allow is None else model.allow, model.masquerade)
 
 
 def _with_prefix(plug: Plug, address: IPAddress) -> IPInterface:

@@ -16,7 +16,7 @@ from ductwork import naming
 from ductwork.drivers import on_host
 from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site.model import AddressRange
-from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel
+from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel, RouterModel
 from ductwork.site.values import special_address
 
 NIC_KEYS = ("uplink", "parent", "device")
@@ -52,6 +52,7 @@ class Draft:
     """As `Site.labels`."""
     label_paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
     """Where each of them is written."""
+    routers: dict[int, RouterModel] = field(default_factory=dict)
     plugs_of: dict[str, list[Plug]] = field(default_factory=dict)
     """Network → its attachments, in file order."""
     hosts_of: dict[str, list[str]] = field(default_factory=dict)
@@ -61,7 +62,8 @@ class Draft:
         """Fill in what follows from the pieces."""
         self._name_interfaces()
         self.plugs_of = {name: [] for name in self.networks}
-        used: dict[str, set[str]] = {name: set(model.hosts) for name, model in self.networks.items()}
+        self._stand_legs()
+        used: dict[str, set[str]] = {name: {*model.hosts, *model.legs} for name, model in self.networks.items()}
         for plug in self.plugs:
             model = plug.model
             plug.network = self.networks.get(model.network)
@@ -80,6 +82,13 @@ class Draft:
             for host in hosts:
                 found[host].append(name)
         yield from found.items()
+
+    def _stand_legs(self) -> None:
+        for router in self.routers.values():
+            for name, addresses in router.legs.items():
+                if name in self.networks:
+                    legs = self.networks[name].legs
+                    legs[router.host] = (*legs.get(router.host, ()), *addresses)
 
     def _name_interfaces(self) -> None:
         """eth1, eth2, … in file order by host and container, past the names that are written."""
@@ -111,11 +120,24 @@ def subnet_of(network: NetworkModel, address: IPAddress) -> IPNetwork | None:
 
 
 def gateways(network: NetworkModel) -> tuple[IPAddress, ...]:
-    """As written, or the first address of each subnet where the host holds the gateway."""
+    """As written; in subnets that have none, a router's leg; where nothing is written and the host holds the gateway, the
+    subnet's first address."""
+    if network.internal:
+        return ()
     written = network.gateway + network.gateways
-    if network.internal or written or is_external(network):
-        return () if network.internal else written
-    return tuple(first_address(subnet) for subnet in subnets(network))
+    found = list(written)
+    for subnet in subnets(network):
+        leg = next((address for address in all_legs(network) if address in subnet), None)
+        if leg is not None and not any(gateway in subnet for gateway in written):
+            found.append(leg)
+        elif leg is None and not written and not is_external(network):
+            found.append(first_address(subnet))
+    return tuple(found)
+
+
+def all_legs(network: NetworkModel) -> tuple[IPAddress, ...]:
+    """The addresses of routers in the network, on whatever hosts."""
+    return tuple(address for addresses in network.legs.values() for address in addresses)
 
 
 def is_external(network: NetworkModel) -> bool:
@@ -125,7 +147,9 @@ def is_external(network: NetworkModel) -> bool:
 
 def holds(network: NetworkModel, host: str) -> bool:
     """Whether the host has an address of its own in the network, and so a way to its subnets."""
-    if gateways(network) and not is_external(network):
+    if network.legs.get(host):
+        return True
+    if not is_external(network) and set(gateways(network)) - set(all_legs(network)):
         return True
     return bool(on_host(network.host_addresses, host) or on_host(getattr(network, "host_access", {}), host))
 

@@ -43,6 +43,7 @@ class Network:
 
     `gateways`: already defaulted (the first address of each subnet where the host holds it, none where `internal`).
     `allocate`: host name → ranges; the key "" stands for every host.
+    `legs`: host → the addresses of its routers in the network; a gateway that is one of them is on that host alone.
     `hosts`: where the network exists although nothing there uses it. `external`: it is somebody else's LAN, reached through an
     `uplink`, a `parent` or a `device`: its gateways are other machines, and its addresses may be taken.
     """
@@ -60,11 +61,25 @@ class Network:
     allocate: Mapping[str, tuple[AddressRange, ...]] = field(default_factory=dict)
     ipv6: Literal["static", "slaac"] = "static"
     hosts: tuple[str, ...] = ()
+    legs: Mapping[str, tuple[IPAddress, ...]] = field(default_factory=dict)
     options: object = None
 
     def subnet_of(self, address: IPAddress) -> IPNetwork | None:
         """The subnet of this network that holds `address`."""
         return next((s for s in self.subnets if address in s), None)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is isolated and its bridges' ports cannot be: beyond one of them there is a machine that containers are to
+        reach, a LAN's gateway or a router on another host."""
+        return self.isolated and (self.external or (self.driver == "vxlan" and bool(self.legs)))
+
+    def gateways_held(self, host: str) -> tuple[IPAddress, ...]:
+        """The gateways that a host holds: a leg is one router's alone, every other one each host has where the network is no
+        LAN of somebody else's."""
+        own = self.legs.get(host, ())
+        others = {address for legs in self.legs.values() for address in legs}
+        return tuple(g for g in self.gateways if g in own or not (self.external or g in others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +126,18 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class Router:
+    """A host that routes between networks. `legs`: network → the router's addresses in it, one of each subnet at most.
+    `allow`: (from, to): networks between which new connections pass. `masquerade`: what leaves by a leg has its address."""
+
+    name: str
+    host: str
+    legs: Mapping[str, tuple[IPAddress, ...]]
+    allow: tuple[tuple[str, str], ...]
+    masquerade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A whole file. `hosts` is empty where the file speaks of this machine alone. `labels`: the networks that containers may
     ask for by labels → the ranges that they may ask addresses in, none for all of the network."""
@@ -120,6 +147,7 @@ class Site:
     networks: Mapping[str, Network] = field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
     labels: Mapping[str, tuple[AddressRange, ...]] = field(default_factory=dict)
+    routers: tuple[Router, ...] = ()
 
     def on(self, host: str) -> tuple[Attachment, ...]:
         """The attachments of one host."""
@@ -127,9 +155,9 @@ class Site:
 
     def hosts_of(self, network: str) -> tuple[str, ...]:
         """The hosts on which a network exists, in file order; `("",)` for a file without hosts that uses it."""
-        written = self.networks[network].hosts
+        written = self.networks[network]
         every = tuple(self.hosts) or ("",)
-        if network in self.labels and not written:
+        if network in self.labels and not written.hosts:
             return every
-        used = {a.host for a in self.attachments if a.network == network} | set(written)
+        used = {a.host for a in self.attachments if a.network == network} | {*written.hosts, *written.legs}
         return tuple(h for h in every if h in used)

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     PlainValidator,
+    PrivateAttr,
     TypeAdapter,
     WithJsonSchema,
     create_model,
@@ -133,6 +134,11 @@ RateLimits = Annotated[
         }
     ),
 ]
+AllowedPairs = Annotated[
+    tuple[tuple[str, str], ...] | None,
+    _checked(values.allowed_pairs),
+    WithJsonSchema({"type": "array", "items": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}}),
+]
 Vlans = Annotated[
     tuple[int, ...],
     _checked(values.vlan_ids),
@@ -210,6 +216,20 @@ class AttachmentModel(Model):
     )
 
 
+class RouterModel(Model):
+    """A host that routes between networks."""
+
+    name: NetworkName = Field(description="the router's name")
+    host: str = Field(default="", description="the host that routes; needed where there are hosts")
+    legs: dict[str, Annotated[tuple[Address, ...], OneOrMany()]] = Field(
+        description="its address in each network: {NETWORK: ADDRESS, …}"
+    )
+    allow: AllowedPairs = Field(
+        default=None, description="between which networks new connections pass: [[FROM, TO], …]; default: all to all"
+    )
+    masquerade: bool = Field(default=False, description="what leaves by a leg has the leg's address")
+
+
 class NetworkModel(Model):
     """What every network has. `driver` is here for editors; the loader picks the model by it."""
 
@@ -242,6 +262,12 @@ class NetworkModel(Model):
     hosts: Annotated[tuple[str, ...], OneOrMany()] = Field(
         default=(), description="where the network exists even if nothing uses it"
     )
+    _legs: dict[str, tuple[IPAddress, ...]] = PrivateAttr(default_factory=dict)
+
+    @property
+    def legs(self) -> dict[str, tuple[IPAddress, ...]]:
+        """Host → the addresses of its routers in the network: `Draft.derive` enters them."""
+        return self._legs
 
     def entries(self, *keys: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
         """(path, value) of every value of these list-like keys."""
@@ -311,7 +337,7 @@ class SiteModel(Model):
     labels: LabelPolicy = Field(
         default="deny", description="what containers may ask for by labels: networks, or networks with ranges of addresses"
     )
-    routers: list[Any] = Field(default=[], max_length=0, description="not in this version yet")
+    routers: list[RouterModel] = Field(default=[], description="hosts that route between networks")
     ports: list[Any] = Field(default=[], max_length=0, description="not in this version yet")
 
 

@@ -24,6 +24,7 @@ from ductwork.site.schema import (
     Model,
     NetworkModel,
     RouteModel,
+    RouterModel,
     SiteModel,
     network_models,
 )
@@ -61,7 +62,8 @@ def read_shape(data: object, machine: str) -> tuple[Shape, list[Problem]]:
     draft = Draft(machine, frozenset(hosts), frozenset(networks))
     draft.hosts = _hosts(hosts, problems)
     draft.networks = _networks(networks, problems)
-    draft.plugs = _plugs(data, problems)
+    draft.plugs = [Plug(*item) for item in _items(data, "attachments", AttachmentModel, "container", problems)]
+    draft.routers = dict(_items(data, "routers", RouterModel, "name", problems))
     _read_labels(data.get("labels"), draft, problems)
     draft.derive()
     return Shape(_name(data, problems), draft), problems
@@ -72,7 +74,7 @@ def _top_level(data: dict[str, object]) -> Iterable[Problem]:
     for key, value in data.items():
         if key not in allowed:
             yield _unknown_key((key,), allowed)
-        elif key in {"routers", "ports"} and value not in (None, []):
+        elif key == "ports" and value not in (None, []):
             yield Problem((key,), f"`{key}` {NOT_YET}", f"delete it, or write `{key}: []`", on_key=True)
 
 
@@ -136,19 +138,23 @@ def _unknown_driver(path: Path, driver: str) -> Problem:
     return Problem(path, f"unknown driver {describe(driver)}", closest(driver, [*network_models(), *DRIVERS_TO_COME]) + here)
 
 
-def _plugs(data: dict[str, object], problems: list[Problem]) -> list[Plug]:
-    items = data.get("attachments")
+def _items(
+    data: dict[str, object], section: str, kind: type[SomeModel], first_key: str, problems: list[Problem]
+) -> list[tuple[int, SomeModel]]:
+    """What is right of a list's entries, with their places in it."""
+    items = data.get(section)
     if items is None:
         return []
+    hint = f"write `- {first_key}: …`"
     if not isinstance(items, list):
-        hint = "begin each attachment with `- container: …`"
-        problems.append(Problem(("attachments",), f"`attachments` is a list, not {describe(items)}", hint))
+        message = f"`{section}` is a list, not {describe(items)}"
+        problems.append(Problem((section,), message, f"begin each {section[:-1]} with `- {first_key}: …`"))
         return []
     found = []
     for index, item in enumerate(items):
-        model = _validated(AttachmentModel, item, ("attachments", index), problems, "write `- container: …`")
+        model = _validated(kind, item, (section, index), problems, hint)
         if model is not None:
-            found.append(Plug(index, model))
+            found.append((index, model))
     return found
 
 

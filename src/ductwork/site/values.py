@@ -285,6 +285,17 @@ def vlan_ids(value: object) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def allowed_pairs(value: object) -> tuple[tuple[str, str], ...]:
+    """`[[lan, pods], [pods, lan]]`: from, to."""
+    forms = "write `[[FROM, TO], …]`, each the name of a leg"
+    if not isinstance(value, list):
+        raise Refused(f"{describe(value)} is no list of pairs", forms)
+    for pair in value:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)):
+            raise Refused(f"{describe(pair)} is no pair of two names", forms)
+    return tuple((source, target) for source, target in value)
+
+
 def nat(value: object) -> Nat:
     forms = "write `masquerade`, `none` or `{snat: ADDRESS}`"
     match value:
