@@ -41,7 +41,7 @@ _SYSCTLS = {
     "ovs": (*_LEARNING, *_FORWARDING),
     "vlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, _ARP[0]),
     "macvlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, *_ARP),
-    "ipvlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, *_ARP),
+    "ipvlan": (*_LEARNING, _NO_IPV6, *_ARP),
 }
 """What the drivers set on a link of ours on the host, by its kind."""
 

@@ -17,6 +17,7 @@ from ductwork.resources import (
     Address,
     Create,
     Delete,
+    IptablesRule,
     IpvlanSpec,
     Key,
     Link,
@@ -155,7 +156,9 @@ def _addresses_elsewhere(desired: State, observed: State, mine: Mine) -> list[Co
 def _may_change(want: Resource, have: Resource) -> bool:
     """Whether it may take the place of something that is not its owner's: the former state of a foreign one is kept, or it is
     ours by its name. (Two sites that both want a container's default route would take it from each other for ever.)"""
-    return isinstance(want, Sysctl | NftTable) or (isinstance(want, Route) and want.displaces and have.owner is None)
+    return isinstance(want, Sysctl | NftTable | IptablesRule) or (
+        isinstance(want, Route) and want.displaces and have.owner is None
+    )
 
 
 def _held(observed: State, deletions: set[Key], mine: Mine) -> tuple[Resource, ...]:

@@ -25,7 +25,7 @@ from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
-from ductwork.refusals import has_its_own_network, refuse_conflicts, refuse_host_mode, unsettled, warnings
+from ductwork.refusals import forwarded, has_its_own_network, refuse_conflicts, refuse_host_mode, unsettled, warnings
 from ductwork.resources import (
     HOST,
     Address,
@@ -297,6 +297,7 @@ class Reconciler:
                 *(f"{nic} is gone: it has died with the container that it was lent to" for nic in lost),
                 *lookout.report(),
                 *warnings(observation, transaction.operations, self._held is not None),
+                *self._system.machine.obstacles(*forwarded(desired)),
             ),
             goal.title,
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ductwork.errors import ConflictError, ContainerError
 from ductwork.goals import Observation
 from ductwork.planner import Plan
-from ductwork.resources import Create, Link, NicFacts, NicSpec, Operation, Port, Resource
+from ductwork.resources import HOST, Address, Create, IPNetwork, Key, Link, NftElement, NicFacts, NicSpec, Operation, Port, Resource
 from ductwork.runtimes import Sandbox
 
 _NAMED = 4
@@ -68,3 +68,12 @@ def warnings(observation: Observation, operations: Sequence[Operation], fetching
     for nic in sorted(taken):
         for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
             yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
+
+
+def forwarded(desired: Mapping[Key, Resource]) -> tuple[list[str], list[IPNetwork]]:
+    """What the host forwards for networks of ours: the devices that it comes and goes by, and the subnets it has there."""
+    sets = ("flows", "bridges", "lan_legs")
+    elements = (r for r in desired.values() if isinstance(r, NftElement) and r.set_name in sets)
+    devices = list(dict.fromkeys(element.parts[0] for element in elements))
+    on_them = (r for r in desired.values() if isinstance(r, Address) and r.netns == HOST and r.link in devices)
+    return devices, list(dict.fromkeys(address.subnet for address in on_them))

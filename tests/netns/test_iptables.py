@@ -38,7 +38,7 @@ class Host:
     def read(self) -> list[str]:
         found = inside(self.ns, lambda: self.backend.read(HOST, None))
         assert all(r.owner for r in found)
-        return [r.key.ident[0] for r in found]
+        return [r.family for r in found if isinstance(r, IptablesRule) and r.passes]
 
     def ruleset(self) -> str:
         return sh(self.ns, "nft", "list", "ruleset")

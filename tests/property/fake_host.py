@@ -22,6 +22,7 @@ from ductwork.resources import (
     HOST,
     Address,
     Create,
+    IPNetwork,
     Key,
     Link,
     NicFacts,
@@ -54,6 +55,9 @@ class QuietMachine:
 
     def guests(self) -> frozenset[str]:
         return frozenset()
+
+    def obstacles(self, devices: Sequence[str], subnets: Sequence[IPNetwork]) -> list[str]:
+        return []
 
     def watch(self, links: Sequence[str]) -> Silence:
         return Silence()

@@ -55,7 +55,7 @@ RESOURCES: list[Any] = [
     FdbEntry(HOST, "vx", FLOOD_MAC, ip_address("10.99.0.2"), OWNER),
     NftTable("inet", "ductwork", (("forward", ("a", "b")), ("nat", ())), script="add table", owner=OWNER),
     NftElement("inet", "ductwork", "local4", ("10.0.0.0/24", "br"), "value", OWNER),
-    IptablesRule("ip6", OWNER),
+    IptablesRule("ip6", owner=OWNER),
     Sysctl(HOST, "net/ipv4/conf/br/forwarding", "1", link="br"),
 ]
 SITE = """

@@ -30,7 +30,6 @@ routers:
 B = ("172.16.20.12", "fd20::12")
 DRIVERS = {
     "macvlan": "driver: macvlan, parent: eth0",
-    "ipvlan": "driver: ipvlan, parent: eth0",
     "bridge": "driver: bridge, bridge: br0, uplink: eth0",
 }
 

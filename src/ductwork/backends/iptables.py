@@ -1,7 +1,9 @@
-"""Our one rule in Docker's DOCKER-USER chain, by way of the programs `iptables` and `ip6tables`.
+"""Our one rule in Docker's DOCKER-USER chain, and at the end of FORWARD where that does not call it and drops by policy: by way
+of the programs `iptables` and `ip6tables`.
 
-Invariant: no rule and no chain but these is ever changed. Docker keeps a DOCKER-USER chain that it finds and jumps to it, so
-it does not matter who of us comes first. Works with iptables-nft and with iptables-legacy.
+Invariant: no rule and no chain but these is ever changed, and what others say in FORWARD goes before. Docker keeps a
+DOCKER-USER chain that it finds and jumps to it, so it does not matter who of us comes first. Works with iptables-nft and with
+iptables-legacy.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ductwork.backends.program import Result, run
 from ductwork.errors import MissingToolError
 from ductwork.resources import HOST, Delete, IptablesRule, Operation, Outcome, Resource
 from ductwork.resources.base import SHARED
-from ductwork.resources.iptables_rule import CHAIN
+from ductwork.resources.iptables_rule import CHAIN, FORWARD
 
 PROGRAMS = {"ip": "iptables", "ip6": "ip6tables"}
 _MOST_COPIES = 16
@@ -34,7 +37,7 @@ class IptablesBackend:
         """The rules that are there; none where the program is not installed."""
         if netns != HOST:
             return []
-        return [rule for family in PROGRAMS if self._is_there(rule := IptablesRule(family, SHARED))]
+        return [rule for family in PROGRAMS if (rule := self._found(IptablesRule(family, owner=SHARED)))]
 
     def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:
         return [Outcome(operation, self._apply(operation)) for operation in operations]
@@ -44,35 +47,44 @@ class IptablesBackend:
         assert isinstance(rule, IptablesRule)
         return self._delete(rule) if isinstance(operation, Delete) else self._create(rule)
 
-    def _is_there(self, rule: IptablesRule) -> bool:
-        """Whether packets reach the rule: Docker before version 28 ends the chain with RETURN; nothing behind that counts."""
+    def _found(self, rule: IptablesRule) -> IptablesRule | None:
         try:
-            listing = run([self._programs[rule.family], "-w", "10", "-S", CHAIN])
+            lines = self._listing(rule, CHAIN), self._listing(rule, FORWARD)
         except MissingToolError:
-            return False
-        for line in listing.out.splitlines():
-            words = shlex.split(line)
-            if words in (["-A", CHAIN, *rule.rule], ["-A", CHAIN, "-j", "RETURN"]):
-                return words[-1] == "ACCEPT"
-        return False
+            return None
+        own = [["-A", chain, *rule.rule] in its for chain, its in zip((CHAIN, FORWARD), lines, strict=True)]
+        return replace(rule, passes=self._is_reached(rule, lines[0]) and not _bars(rule, lines[1])) if any(own) else None
+
+    def _listing(self, rule: IptablesRule, chain: str) -> list[list[str]]:
+        listing = run([self._programs[rule.family], "-w", "10", "-S", chain])
+        return [shlex.split(line) for line in listing.out.splitlines()]
+
+    @staticmethod
+    def _is_reached(rule: IptablesRule, chain: Sequence[list[str]]) -> bool:
+        """Docker before version 28 ends its chain with RETURN; nothing behind that counts."""
+        ends = (["-A", CHAIN, *rule.rule], ["-A", CHAIN, "-j", "RETURN"])
+        return next((words[-1] == "ACCEPT" for words in chain if words in ends), False)
 
     def _create(self, rule: IptablesRule) -> str:
-        if self._is_there(rule):
-            return ""
-        self._change(rule, "-N", CHAIN)  # exists already, where Docker has run
-        result = self._change(rule, "-I", CHAIN, *rule.rule)
+        """What of it is lacking."""
+        result = Result(0, "", "")
+        if not self._is_reached(rule, self._listing(rule, CHAIN)):
+            self._change(rule, "-N", CHAIN)  # exists already, where Docker has run
+            result = self._change(rule, "-I", CHAIN, *rule.rule)
+        if not result.code and _bars(rule, self._listing(rule, FORWARD)):
+            result = self._change(rule, "-A", FORWARD, *rule.rule)
         return _words(result) if result.code else ""
 
     def _delete(self, rule: IptablesRule) -> str:
         try:
-            for _ in range(_MOST_COPIES):
-                result = self._change(rule, "-D", CHAIN, *rule.rule)
-                if result.code:
-                    break
+            for chain in (FORWARD, CHAIN):
+                copies = self._listing(rule, chain).count(["-A", chain, *rule.rule])
+                for _ in range(min(copies, _MOST_COPIES)):
+                    result = self._change(rule, "-D", chain, *rule.rule)
+            if self._found(rule):
+                return _words(result)
         except MissingToolError:
             return ""
-        if self._is_there(rule):
-            return _words(result)
         # Refused where the chain holds somebody else's rule, or Docker's jump leads to it.
         if not self._change(rule, "-X", CHAIN).code:
             self._drop_empty_table(rule)
@@ -97,6 +109,12 @@ class IptablesBackend:
         result = run([self._programs[rule.family], "-w", "10", *words])
         self._gate("after")
         return result
+
+
+def _bars(rule: IptablesRule, forward: Sequence[list[str]]) -> bool:
+    """Whether FORWARD drops by policy what comes to its end, and our rule is neither there nor in a chain that it calls."""
+    lets_pass = (["-A", FORWARD, "-j", CHAIN], ["-A", FORWARD, *rule.rule])
+    return ["-P", FORWARD, "DROP"] in forward and not any(words in forward for words in lets_pass)
 
 
 def _words(result: Result) -> str:

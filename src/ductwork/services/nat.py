@@ -37,7 +37,7 @@ def network_elements(
     packets are routed by this host, the bridge itself or a VLAN on it; "": they are not. (An uplink's bridge is the host's own
     way into the world; what other networks send through it is on its way out, not to another network.)
     """
-    found: list[Resource] = [inet_table(owner), *(IptablesRule(family, owner) for family in sorted(iptables))]
+    found: list[Resource] = [inet_table(owner), *(IptablesRule(family, owner=owner) for family in sorted(iptables))]
     if network.isolated and device and (network.external or not network.apart):
         found.append(_element("isolated", (device, device), owner))
     if not network.isolated or network.apart:

@@ -35,7 +35,7 @@ def resources(devices: Mapping[str, str], view: View) -> Iterator[Resource]:
     owner = view.owner()
     yield inet_table(owner)
     yield bridge_table(owner)
-    yield from (IptablesRule(family, owner) for family in sorted(view.facts.iptables))
+    yield from (IptablesRule(family, owner=owner) for family in sorted(view.facts.iptables))
     for name, device in devices.items():
         network = view.site.networks[name]
         _refuse_two_ways(network, device, view)

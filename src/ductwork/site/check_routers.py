@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ductwork.drivers import on_host
-from ductwork.drivers.inside import LAYER_3
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site.check_networks import Path, underlay_of
@@ -66,8 +65,9 @@ def _no_place(draft: Draft, router: RouterModel, name: str) -> tuple[str, str] |
         return f"a leg in network `{name}`, which has no subnet", "give the network a `subnet`"
     if network.internal:
         return f"a leg in network `{name}`, which is `internal`", "delete `internal` there, or the leg"
-    if mode in LAYER_3:
-        return f"a leg in network `{name}`: mode {mode} has no layer 2 to reach it by", "write `mode: l2`"
+    if network.driver == "ipvlan":
+        message = f"a leg in network `{name}`: Linux gives an ipvlan interface nothing but what is for its own addresses"
+        return message, "use `driver: macvlan` for the network, or `driver: bridge` with `uplink`"
     if mode in ("private", "passthru"):
         reason = "interfaces do not see each other" if mode == "private" else "parent has one interface alone"
         return f"a leg in network `{name}`, whose {reason} (mode `{mode}`)", "write `mode: bridge`"
