@@ -10,7 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from ductwork.errors import ConflictError, ContainerError
 from ductwork.goals import Observation
 from ductwork.planner import Plan
-from ductwork.resources import HOST, Address, Create, IPNetwork, Key, Link, NftElement, NicFacts, NicSpec, Operation, Port, Resource
+from ductwork.resources import (
+    HOST,
+    Address,
+    Create,
+    IPNetwork,
+    Key,
+    Link,
+    NftElement,
+    NicFacts,
+    NicSpec,
+    Operation,
+    Port,
+    Resource,
+)
 from ductwork.runtimes import Sandbox
 
 _NAMED = 4

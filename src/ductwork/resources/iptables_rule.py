@@ -53,7 +53,7 @@ class IptablesRule:
         last = " ".join([FORWARD, *self.rule])
         made = f"{run} -N {CHAIN} 2>/dev/null; {run} -C {rule} 2>/dev/null || {run} -I {rule}"
         called = f"{run} -C {FORWARD} -j {CHAIN} 2>/dev/null || {run} -C {last} 2>/dev/null"
-        drops = f"{run} -S {FORWARD} | grep -qx -- '-P {FORWARD} DROP'"
+        drops = f"{run} -S {FORWARD} 2>/dev/null | grep -qx -- '-P {FORWARD} DROP'"
         return [["sh", "-c", f"{made}; if {drops}; then {called} || {run} -A {last}; fi"]]
 
     def delete_argv(self, place: Place) -> list[Argv]:
@@ -64,7 +64,7 @@ class IptablesRule:
         empty = f"{self.program} --version | grep -q nf_tables && ! nft list {table} | grep -q '^[[:space:]]'"
         drop = f"{run} -X {CHAIN} && {empty} && nft delete {table}"
         last = " ".join([FORWARD, *self.rule])
-        end = f"if {run} -S {FORWARD} | grep -q -- '--comment {COMMENT} '; then {run} -D {last}; fi"
+        end = f"if {run} -S {FORWARD} 2>/dev/null | grep -q -- '--comment {COMMENT} '; then {run} -D {last}; fi"
         return [["sh", "-c", f"{end}; {run} -D {rule} && {{ {drop} || true; }} 2>/dev/null"]]
 
     def update_argv(self, before: Resource, place: Place) -> list[Argv]:
