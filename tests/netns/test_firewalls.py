@@ -147,7 +147,7 @@ def test_docker_28(scene: Scene, first: str) -> None:
 
 
 def test_a_policy_without_docker(scene: Scene) -> None:
-    """ADR 9: the rule stands at the end of FORWARD, so that whatever an administrator says there goes before."""
+    """ADR 11: the rule stands at the end of FORWARD, so that whatever an administrator says there goes before."""
     scene.iptables(
         "-P FORWARD DROP", "-A FORWARD -s 203.0.113.0/24 -j DROP".replace("203.0.113.0/24", "::/127"), family="ip6tables"
     )

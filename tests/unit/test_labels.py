@@ -94,6 +94,7 @@ def test_labels() -> None:
         ({"networks": "elsewhere"}, "network `elsewhere` is not in the site file"),
         ({"network": "pods"}, "did you mean `networks`?"),
         ({"pods_adress": "10.1.1.5"}, "did you mean `address`?"),
+        ({"pods_interface": "a\ud800"}, "has half a character"),
         ({"pods_address": "10.1.1.9"}, "is taken by the site file"),
         ({"pods_address": "10.1.1.1"}, "is taken by the site file"),
         ({"pods_address": "10.1.1.255"}, "is the broadcast address"),

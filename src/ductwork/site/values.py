@@ -84,6 +84,8 @@ def listing(words: Iterable[str], limit: int = 20) -> str:
 
 def text(value: object, example: str) -> str:
     if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise Refused(f"{describe(value)} has half a character", f"write text, such as `{example}`")
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise Refused(f"{describe(value)} is not text", f"write it in quotes, such as `{example}`")
