@@ -21,7 +21,7 @@ from ductwork.duplicates import in_use
 from ductwork.errors import AllocationError, DuctworkError, UsageError
 from ductwork.goals import ApplySite, Attach, DestroySite, Detach, Observation, Vigilance, links_of
 from ductwork.journal import Awaiting
-from ductwork.labelled import LabelledContainers, Translate
+from ductwork.labelled import BY_HAND, LabelledContainers, Translate
 from ductwork.naming import mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, Create, IPAddress, IPInterface, IPNetwork, Key, Link, Owner, Probe
@@ -30,7 +30,6 @@ from ductwork.site.model import Attachment, Network, Site
 from ductwork.store import Store
 
 _NETWORKS = "networks"
-_ATTACHMENTS = "attachments"
 _USED = "used"
 """What our attachments had in somebody else's LAN: addresses, their MAC and wire. Nobody has to be asked for them again."""
 
@@ -137,7 +136,7 @@ class Engine:
         """Whether the file, or what was attached by hand or by labels, may mean a container RUNTIME:NAME."""
         if self._labelled.concerns(site, container):
             return True
-        remembered = (key.rpartition("/")[0] for key in self._store.remembered(_ATTACHMENTS))
+        remembered = (key.rpartition("/")[0] for key in self._store.remembered(BY_HAND))
         references = {attachment.container for attachment in site.on(host)}.union(remembered)
         return any(_is_called(reference, container) or _is_identifier(reference) for reference in references)
 
@@ -196,8 +195,8 @@ class Engine:
             if site in (None, name) and (name, network) not in kept:
                 self._store.remember(_NETWORKS, key, None)
         if site is None:
-            for key in self._store.remembered(_ATTACHMENTS):
-                self._store.remember(_ATTACHMENTS, key, None)
+            for key in self._store.remembered(BY_HAND):
+                self._store.remember(BY_HAND, key, None)
         return report
 
     def plan_destroy(self, site: str | None) -> Preview:
@@ -270,7 +269,7 @@ class Engine:
     def _departed(self, site: Site, host: str, leases: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
         """The leases of attachments that neither the file nor anybody's `attach` has any more: their addresses are free."""
         present = {(host, *attachment.id) for attachment in site.on(host)}
-        present |= {(host, *key.rpartition("/")[::2]) for key in self._store.remembered(_ATTACHMENTS)}
+        present |= {(host, *key.rpartition("/")[::2]) for key in self._store.remembered(BY_HAND)}
         present |= self._labelled.holders(site, host)
         return tuple(
             ipam.LeaseChange(name, holder, ())
@@ -346,7 +345,7 @@ class Engine:
         report = self._plug_in(known, attachment, dad)
         key = f"{request.container}/{interface}"
         self._store.remember(
-            _ATTACHMENTS,
+            BY_HAND,
             key,
             {"site": known.site, "network": known.network.name, "attachment": serial.encode(attachment)},
         )
@@ -378,7 +377,7 @@ class Engine:
 
     def _by_hand(self, site: str | None = None) -> Iterator[tuple[_KnownNetwork, Attachment]]:
         """What was attached by hand to networks (of a site, None: of any) that are known here."""
-        for value in self._store.remembered(_ATTACHMENTS).values():
+        for value in self._store.remembered(BY_HAND).values():
             key = f"{value['site']}/{value['network']}"
             if site in (None, value["site"]) and key in self._store.remembered(_NETWORKS):
                 yield self._known_network(key), serial.decode(value["attachment"])
@@ -394,7 +393,7 @@ class Engine:
         known = self._known_network(network)
         found = [
             key.rpartition("/")[2]
-            for key, value in self._store.remembered(_ATTACHMENTS).items()
+            for key, value in self._store.remembered(BY_HAND).items()
             if key.startswith(f"{container}/") and (value["site"], value["network"]) == (known.site, known.network.name)
         ]
         found = found or self._marked(container, known)
@@ -410,11 +409,11 @@ class Engine:
         for name in chosen:
             report = self._reconciler.carry_out(self._detachment(container, name, known))
             self._store.lease(known.site, known.network.name, (known.host, container, name), ())
-            self._store.remember(_ATTACHMENTS, f"{container}/{name}", None)
+            self._store.remember(BY_HAND, f"{container}/{name}", None)
         return report
 
     def _detachment(self, container: str, interface: str, known: _KnownNetwork) -> Detach:
-        remembered = self._store.remembered(_ATTACHMENTS).get(f"{container}/{interface}")
+        remembered = self._store.remembered(BY_HAND).get(f"{container}/{interface}")
         made = mac_address(known.host or self._machine, container, interface)
         return Detach(
             Owner(known.site, "attach", known.network.name, container, interface),
@@ -441,7 +440,7 @@ class Engine:
 
     def _free_interface(self, container: str, known: _KnownNetwork) -> str:
         """The interface that it was given before, else the first of eth1, eth2, … that the container has not."""
-        for key, value in self._store.remembered(_ATTACHMENTS).items():
+        for key, value in self._store.remembered(BY_HAND).items():
             if key.startswith(f"{container}/") and (value["site"], value["network"]) == (known.site, known.network.name):
                 return key.rpartition("/")[2]
         look = Detach(Owner(known.site, "attach", known.network.name, container), frozenset({known.bridge}))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TABLE = "labelled"
 """In the store: container → what its labels plugged in when it last ran."""
 
+BY_HAND = "attachments"
+"""In the store: CONTAINER/INTERFACE → what `attach` did."""
+
 _PERHAPS = 9
 """Where the store has lost what a container had, so many names are looked for, less one."""
 
@@ -230,9 +233,13 @@ class LabelledContainers:
         return names
 
     def _refuse_taken(self, mac: str, network: str, container: str, site: Site) -> None:
-        """A MAC that another container of the network has by its labels."""
+        """A MAC that another container of the network has by `attach` or by its labels."""
         if not mac:
             return
+        for value in self._store.remembered(BY_HAND).values():
+            its: Attachment = serial.decode(value["attachment"])
+            if (value["site"], value["network"], its.mac) == (site.name, network, mac):
+                raise LabelError(f"MAC {mac} is {its.container}'s in network {network}", "ask for another, or for none")
         others = {
             name
             for name, record in self._records(site.name).items()

@@ -182,6 +182,23 @@ def test_what_was_destroyed_stays_so_until_it_is_applied(world: World, cli: Cli,
     assert until(lambda: ping(world.host, "10.1.1.2"), SOON), agent.log()
 
 
+def test_what_nobody_confirms_is_not_brought_again(world: World, cli: Cli) -> None:
+    path = world.write(SITE)
+    with AgentProcess(world, path, "--resync", "1") as agent:
+        cli("destroy", path)
+        before = world.snapshot()
+        assert "keeps office again once it is confirmed" in cli("apply", path, "--confirm", "2").err
+        assert until(lambda: "br0" not in sh(world.host, "ip", "link"), SOON), agent.log()
+        time.sleep(3)
+        same(before, world.snapshot())
+        cli("apply", path, "--confirm", "60")
+        assert not agent.said("keeps office again")
+        cli("confirm")
+        assert agent.said("keeps office again")
+        sh(world.host, "ip", "link", "del", "dev", "br0")
+        assert until(lambda: ping(world.host, "10.1.1.2"), SOON), agent.log()
+
+
 def test_what_was_undone_stays_so_until_the_file_changes(world: World, cli: Cli) -> None:
     before = world.snapshot()
     path = world.write(SITE)

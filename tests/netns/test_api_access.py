@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,25 @@ def test_tcp_is_for_the_tokens_bearer(world: World, secrets: dict[str, Path]) ->
         assert TOKEN not in agent.log()
 
 
+def test_who_fills_tcp_keeps_nobody_from_the_unix_socket(world: World, secrets: dict[str, Path]) -> None:
+    """Nor does it cost much memory: a handshake under way has 300 kB."""
+    with AgentProcess(world, world.write(SITE), *flat(options(secrets))) as agent, ExitStack() as kept:
+        before = agent.memory_kib()
+
+        def fill(number: int, shake_hands: bool) -> None:
+            context = ssl.create_default_context(cafile=str(secrets["cert.pem"]))
+            for _ in range(number):
+                plain = kept.enter_context(socket.create_connection(("localhost", 4646)))
+                with suppress(OSError):
+                    if shake_hands:
+                        kept.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+
+        inside(world.host, lambda: fill(90, True))
+        inside(world.host, lambda: fill(600, False))
+        assert all(ask(agent.socket)[0] == 200 for _ in range(10))
+        assert agent.memory_kib() - before < 80_000
+
+
 def test_tcp_is_never_without_tls_and_token(world: World, secrets: dict[str, Path]) -> None:
     path = world.write(SITE)
     for left_out in options(secrets):
@@ -234,6 +253,7 @@ def test_tcp_is_never_without_tls_and_token(world: World, secrets: dict[str, Pat
     assert "has no token" in world.cli("agent", "--site", path, *flat(options(secrets)), code=2).err
     secrets["token"].write_text(TOKEN)
     assert "HOST:PORT" in world.cli("agent", "--site", path, *flat(options(secrets, "4646")), code=2).err
+    assert "--listen ..:80" in world.cli("agent", "--site", path, *flat(options(secrets, "..:80")), code=2).err
     secrets["key.pem"].write_text("rubbish")
     assert "cannot be used" in world.cli("agent", "--site", path, *flat(options(secrets)), code=2).err
     assert not world.snapshot()["host"]["nft"][1:], "nothing was touched"
@@ -304,3 +324,15 @@ def test_figures(world: World, agent: AgentProcess) -> None:
     ):
         assert line in told
     connection.sock.close()
+
+
+def test_who_does_not_read_the_events_does_not_hold_up_the_end(world: World, agent: AgentProcess) -> None:
+    with socket.socket(socket.AF_UNIX) as follower:
+        follower.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        follower.connect(str(agent.socket))
+        follower.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert follower.recv(12) == b"HTTP/1.1 200"
+        long = json.dumps({"container": "x", "network": "y" * 200_000}).encode()
+        for _ in range(12):
+            assert ask(agent.socket, "POST", "/v1/detach", long)[0] == 400
+        agent.__exit__(None, None, None)

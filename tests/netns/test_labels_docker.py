@@ -101,6 +101,27 @@ def test_it_is_plugged_in_when_it_starts_and_comes_back(place: Place) -> None:
         assert not agent.said("api gets nothing")
 
 
+def test_a_mac_that_somebody_was_given_by_hand_is_not_taken(place: Place) -> None:
+    with place.agent("labels: [lan]\n" + NETWORKS) as agent:
+        place.run("db")
+        place.world.cli("attach", "docker:db", "lan", "--mac", "02:00:00:00:00:07")
+        place.run("api", "ductwork.lan.mac=02:00:00:00:00:07")
+        assert until(lambda: agent.said("MAC 02:00:00:00:00:07 is docker:db's in network lan") != []), agent.log()
+        assert place.interface("api") is None
+
+
+def test_a_container_that_is_renamed_while_it_runs(place: Place) -> None:
+    """It is another one from then on: nothing of the former name's stays in it."""
+    with place.agent("labels: [lan, dmz]\n" + NETWORKS) as agent:
+        place.run("api", "ductwork.lan.address=10.1.1.9", "ductwork.networks=dmz")
+        assert place.reached("10.1.1.9"), agent.log()
+        place.docker.docker("rename", "api", "old")
+        assert until(lambda: "docker:old" in place.world.cli("ps").out), agent.log()
+        assert place.reached("10.1.1.9"), agent.log()
+        ps = place.world.cli("ps").out
+        assert "docker:api" not in ps and ps.count("docker:old") == 2
+
+
 def test_while_the_agent_is_away(place: Place) -> None:
     text = "labels: [lan, dmz]\n" + NETWORKS
     with place.agent(text):

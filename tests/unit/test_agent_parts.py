@@ -11,6 +11,7 @@ import pytest
 
 from ductwork.agent.patience import Patience
 from ductwork.agent.systemd import Notifier
+from ductwork.errors import ContainerError
 from ductwork.events import Event
 from ductwork.runtimes.docker_events import DockerEvents
 
@@ -117,6 +118,7 @@ def test_starts_and_ends_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         b'{"Action": {}, "Actor": {"Attributes": {"name": 1}}}',
         b"\xff",
         b"9" * 5000,
+        b"[" * 100_000,
     ],
 )
 def test_what_is_no_event_is_passed_over(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +128,13 @@ def test_what_is_no_event_is_passed_over(line: bytes, tmp_path: Path, monkeypatc
 
 def test_a_refusal_is_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert events(tmp_path, monkeypatch, b"HTTP/1.0 500 No\r\n\r\n" + told("start")) == []
+
+
+@pytest.mark.parametrize("url", ["tcp://h:99999", "tcp://h:x", "tcp://[::1", f"tcp://{'h' * 64}.x"])
+def test_a_daemon_that_cannot_be_meant(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", url)
+    with pytest.raises(ContainerError, match="tcp://"):
+        DockerEvents()
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,10 @@ _FIRST_REQUEST_SECONDS = 30.0
 _KEEP_ALIVE_SECONDS = 60.0
 _WAITING = 32
 """So many requests may wait for their turn."""
-_CONNECTIONS = 200
+_CONNECTIONS = 100
+"""At once on each socket: whoever can reach TCP must not keep root from the unix socket, and a handshake that somebody does not
+complete costs 300 kB."""
+_LAST_WORDS_SECONDS = 2.0
 _STREAMS = 50
 _HANDLERS = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _WHO = web.RequestKey("who", str)
@@ -80,7 +83,7 @@ class Api:
         self._tcp = tcp
         self._pools = {changes: ThreadPoolExecutor(1, thread_name_prefix="api") for changes in (True, False)}
         self.waiting = 0
-        self._unheard: set[Any] = set()
+        self._unheard: dict[Any, socket.AddressFamily] = {}
         """Connections that have asked for nothing yet."""
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_tell_defect)
@@ -92,7 +95,11 @@ class Api:
     def __enter__(self) -> Api:
         logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # what a client sends wrongly is no news, nor worth a traceback
         self._thread.start()
-        self._ready.wait()
+        try:
+            self._ready.wait()
+        except BaseException:  # stopped already: nobody else would end the thread
+            self.__exit__()
+            raise
         if self._failure:
             raise self._failure
         return self
@@ -129,18 +136,24 @@ class Api:
         )
         await runner.setup()
 
-        def connected() -> Any:
+        def connected(family: socket.AddressFamily) -> Any:
             """Slow or many connections are closed, before they have cost anything."""
             assert runner.server
+            unheard = {handler for handler, its in self._unheard.items() if its == family}
+            if len(unheard.union(c for c in runner.server.connections if _family(c) == family)) >= _CONNECTIONS:
+                raise ConnectionRefusedError  # which closes it
             handler = runner.server()
-            crowded = len(runner.server.connections) >= _CONNECTIONS
-            self._unheard.add(handler)
-            self._loop.call_later(0 if crowded else _FIRST_REQUEST_SECONDS, self._close_unheard, handler)
+            self._unheard[handler] = family
+            self._loop.call_later(_FIRST_REQUEST_SECONDS, self._close_unheard, handler)
             return handler
 
-        servers = [await self._loop.create_unix_server(connected, sock=self._unix)]
+        unix, tcp = partial(connected, socket.AF_UNIX), partial(connected, socket.AF_INET)
+        servers = [await self._loop.create_unix_server(unix, sock=self._unix)]
         if self._tcp:
-            servers.append(await self._loop.create_server(connected, sock=self._tcp.listening, ssl=self._tcp.tls))
+            tls, patience = self._tcp.tls, _FIRST_REQUEST_SECONDS
+            servers.append(
+                await self._loop.create_server(tcp, sock=self._tcp.listening, ssl=tls, ssl_handshake_timeout=patience)
+            )
         self._ready.set()
         await self._end.wait()
         for server in servers:
@@ -148,15 +161,14 @@ class Api:
         await runner.cleanup()
 
     def _close_unheard(self, handler: Any) -> None:
-        if handler in self._unheard:
-            self._unheard.discard(handler)
+        if self._unheard.pop(handler, None):
             handler.force_close()
 
     # who asks
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: _HANDLERS) -> web.StreamResponse:
-        self._unheard.discard(request.protocol)
+        self._unheard.pop(request.protocol, None)
         connection = request.transport.get_extra_info("socket") if request.transport else None
         if connection is None:
             raise web.HTTPBadRequest(text="the connection is gone")
@@ -234,12 +246,13 @@ class Api:
         response = web.StreamResponse(headers={"Content-Type": openapi.NDJSON})
         with self._hub.reader(partial(self._loop.call_soon_threadsafe, told.set)) as reader:
             await response.prepare(request)
-            async with _ended_by(self._end, told):
+            async with _ended_by(self._end, told, request):
                 while not self._end.is_set():
                     await told.wait()
                     told.clear()
                     lines = [json.dumps(wire.encode(notice)).encode() + b"\n" for notice in reader.take()]
                     await response.write(b"".join(lines))
+                await response.write_eof()
         return response
 
     async def _document(self, request: web.Request) -> web.StreamResponse:
@@ -250,18 +263,27 @@ class Api:
 
 
 @asynccontextmanager
-async def _ended_by(end: asyncio.Event, told: asyncio.Event) -> AsyncIterator[None]:
-    """Within, `told` is set when `end` is."""
+async def _ended_by(end: asyncio.Event, told: asyncio.Event, request: web.Request) -> AsyncIterator[None]:
+    """Within, `told` is set when `end` is; a client that does not read is not waited for then."""
 
     async def wait() -> None:
         await end.wait()
         told.set()
+        await asyncio.sleep(_LAST_WORDS_SECONDS)
+        if request.transport:
+            request.transport.abort()
 
     task = asyncio.ensure_future(wait())
     try:
         yield
     finally:
         task.cancel()
+
+
+def _family(connection: Any) -> int:
+    """As `connected` has it: IPv6 is TCP as well."""
+    opened = connection.transport and connection.transport.get_extra_info("socket")
+    return socket.AF_UNIX if opened and opened.family == socket.AF_UNIX else socket.AF_INET
 
 
 @web.middleware

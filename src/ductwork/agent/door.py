@@ -103,7 +103,7 @@ def _answers(path: Path) -> bool:
 def _listening(path: Path) -> Iterator[socket.socket]:
     group = group_id()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listening:
-        before = os.umask(0o177)
+        before = os.umask(0o177 if group is None else 0o117)  # not by chmod(2), which would follow what is put there meanwhile
         try:
             listening.bind(str(path))
         except OSError as error:
@@ -111,8 +111,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
         finally:
             os.umask(before)
         if group is not None:
-            os.chown(path, -1, group)
-            os.chmod(path, 0o660)
+            os.chown(path, -1, group, follow_symlinks=False)
         listening.listen(_BACKLOG)
         yield listening
 
@@ -146,5 +145,5 @@ def _bound(listen: str) -> socket.socket:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
         family, _, _, _, address = found[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(f"--listen {listen}: {error}", "an address of this host, and a port that is free") from None

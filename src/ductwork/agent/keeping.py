@@ -15,7 +15,7 @@ from typing import Any
 from ductwork.engine import Engine
 from ductwork.errors import DuctworkError
 from ductwork.notices import Notice
-from ductwork.requests import Apply, Destroy, Request, Undo
+from ductwork.requests import Apply, Confirm, Destroy, Request, Undo
 from ductwork.resources import IPNetwork
 from ductwork.site.model import Site
 
@@ -46,6 +46,8 @@ class Keeping:
         self.wishes = wishes
         self.figures = Figures()
         self.rests = False
+        self._unconfirmed = False
+        """Whether it keeps the site again once the change that awaits confirmation is confirmed."""
         self._file = file
         self._file_name = file_name
         self._tell = tell
@@ -67,18 +69,31 @@ class Keeping:
         with self.turn:
             yield notes
             name = self.wishes.site.name
+            if isinstance(request, Apply):
+                self._unconfirmed = False  # else it would have been refused: nothing awaits any more
             match request:
+                case Confirm():
+                    if self._unconfirmed:
+                        self._resume()
                 case Destroy() if site is None or site.name == name:
                     self._rest(notes)
                 case Undo():
                     self._undone(notes, engine)
                 case Apply(host=host) if site and site.name == name:
-                    self._resume()
+                    self._applied(notes, awaiting=bool(request.confirm_seconds and engine.awaiting()))
                     if site != self._kept() or host not in ("", self.wishes.host):
                         notes.append(
                             f"the agent keeps {name} as {self._file_name} says: what differs from it is taken back at its next "
                             "look; write it there"
                         )
+
+    def _applied(self, notes: list[str], *, awaiting: bool) -> None:
+        """What nobody confirms is taken back by its guard, and must not be brought again by us then."""
+        if awaiting and self.rests:
+            self._unconfirmed = True
+            notes.append(f"the agent keeps {self.wishes.site.name} again once it is confirmed")
+        else:
+            self._resume()
 
     def _undone(self, notes: list[str], engine: Engine) -> None:
         """What a person has undone would be mended at once; where it is now as the file says, there is nothing to mend."""
@@ -101,11 +116,13 @@ class Keeping:
         name = self.wishes.site.name
         text = f"the agent keeps {name} no longer, until it is applied again, its file changes or the agent is started anew"
         notes.append(text)
+        self._unconfirmed = False
         if not self.rests:
             self.rests = True
             self._tell(Notice("rests", text))
 
     def _resume(self) -> None:
+        self._unconfirmed = False
         if self.rests:
             self.rests = False
             self._tell(Notice("resumed", f"keeps {self.wishes.site.name} again"))

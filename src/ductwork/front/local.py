@@ -154,7 +154,7 @@ def _undo(front: Local, request: Undo) -> Done:
 
 
 def _confirm(front: Local, request: Confirm) -> Confirmed:
-    with front.build() as engine:
+    with front.build() as engine, front.around(request, None, engine):
         return Confirmed(engine.confirm().title)
 
 

@@ -222,6 +222,14 @@ def _in_cgroup_of(pid: int, identity: str) -> bool:
 
 
 def connected(url: str, variable: str) -> socket.socket:
+    """Errors: `OSError`, `ContainerError`."""
+    try:
+        return _connected(url, variable)
+    except ValueError as error:  # a port or a name that is none
+        raise ContainerError(f"{url}: {error}", f"check {variable}") from None
+
+
+def _connected(url: str, variable: str) -> socket.socket:
     parts = urlsplit(url)
     encrypted = variable == "DOCKER_HOST" and parts.scheme != "unix" and os.environ.get("DOCKER_TLS_VERIFY")
     if encrypted or parts.scheme not in ("unix", "tcp", "http"):

@@ -79,7 +79,7 @@ class DockerEvents:
             told: Any = json.loads(line)
             action, attributes = told["Action"], told["Actor"]["Attributes"]
             name = f"{self._runtime.name}:{attributes['name']}"
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
         if action not in _ACTIONS or not name.isprintable() or len(name) > _LONGEST_NAME:
             return None
