@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from bench import agent, drivers, ours, peers, scale, stages, traffic
+from bench import agent, drivers, ours, peers, ports, scale, stages, traffic
 from bench.hosts import namespaces, run, seclude
 from bench.measure import ROW, Contender, Figure, Table, attaches, in_a_row, take_turns
 
@@ -24,7 +24,7 @@ PLUGIN = "CNI bridge + host-local"
 MASQUERADING = "… with ipMasq"
 PROMISED_SHARE = 0.2
 ENGINE = "ductwork, engine"
-TABLES = ("attach", "drivers", "traffic", "start-up", "scale", "agent")
+TABLES = ("attach", "drivers", "traffic", "ports", "start-up", "scale", "agent")
 LONG = ("agent-memory",)
 """Not measured unless it is asked for."""
 
@@ -76,6 +76,8 @@ def _tables(options: argparse.Namespace) -> Iterator[Table]:
             yield drivers.table([kind for kind in kinds if not kind.unfiltered], options.rounds)
         if "traffic" in wanted:
             yield from traffic.tables(kinds, options.rounds)
+    if "ports" in wanted:
+        yield from ports.tables(options.rounds)
     if "start-up" in wanted:
         yield scale.start_up()
     if "scale" in wanted:

@@ -26,7 +26,7 @@ from ductwork.held import HeldNamespaces
 from ductwork.journal import Journal
 from ductwork.netns import RUN_DIRECTORY
 from ductwork.reconciler import Reconciler
-from ductwork.resources import Backend, IPNetwork, NicFacts
+from ductwork.resources import Backend, IPNetwork, Key, NftElement, NicFacts
 from ductwork.runtimes import Runtime, Tags
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
@@ -71,7 +71,9 @@ def build_engine(
         switches = OvsdbBackend(gate, _databases(store))
         machine = _Machine(netlinks[0], visitor, switches, fetches)
         filters = nft, _iptables(gate)
-        return System(netlinks[0], SysctlBackend(gate), filters, switches, nft, families, visitor, netns.cookie, machine)
+        return System(
+            netlinks[0], SysctlBackend(gate), filters, switches, nft, families, visitor, netns.cookie, machine, _Traffic()
+        )
 
     resolver = Resolver(runtimes or default_runtimes())
     held = HeldNamespaces(resolver, visitor, netns.cookie) if fetches else None
@@ -131,6 +133,21 @@ class _Machine:
         from ductwork.backends import dad
 
         return dad.Watch(links)
+
+
+class _Traffic:
+    """`openings.Traffic` of the calling thread's namespace."""
+
+    def holders(self, elements: Sequence[NftElement]) -> dict[Key, str]:
+        from ductwork.backends.netlink.listeners import holders
+        from ductwork.runtimes.docker import publisher
+
+        return holders(elements, publisher)
+
+    def forget(self, gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
+        from ductwork.backends.netlink.conntrack import forget
+
+        forget(gone, made)
 
 
 def event_sources(site: Site, host: str, file: Path) -> dict[str, Callable[[], Source]]:

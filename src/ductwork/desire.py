@@ -19,6 +19,7 @@ from ductwork.resources import (
     Key,
     Link,
     MacvlanSpec,
+    NftElement,
     NicSpec,
     OvsBridge,
     Redirect,
@@ -28,20 +29,20 @@ from ductwork.resources import (
     State,
     Sysctl,
 )
-from ductwork.services import routers
+from ductwork.services import nat, ports, routers, uplink
 from ductwork.services.uplink import device_paths
-from ductwork.site.model import Attachment, Network, Site
+from ductwork.site.model import Attachment, Network, PublishedPort, Site
 
 _LEARNING = ("net/ipv6/conf/{}/accept_ra", "net/ipv6/conf/{}/autoconf")
 _ARP = ("net/ipv4/conf/{}/arp_ignore", "net/ipv4/conf/{}/arp_announce", "net/ipv4/conf/{}/rp_filter")
 _NO_IPV6 = "net/ipv6/conf/{}/disable_ipv6"
-_FORWARDING = ("net/ipv4/conf/{}/forwarding", "net/ipv6/conf/{}/force_forwarding")
+_ROUTED = ("net/ipv4/conf/{}/forwarding", "net/ipv6/conf/{}/force_forwarding", "net/ipv4/conf/{}/route_localnet")
 _SYSCTLS = {
-    "bridge": (*_LEARNING, *_FORWARDING),
-    "ovs": (*_LEARNING, *_FORWARDING),
-    "vlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, _ARP[0]),
-    "macvlan": (*_LEARNING, *_FORWARDING, _NO_IPV6, *_ARP),
-    "ipvlan": (*_LEARNING, _NO_IPV6, *_ARP),
+    "bridge": (*_LEARNING, *_ROUTED),
+    "ovs": (*_LEARNING, *_ROUTED),
+    "vlan": (*_LEARNING, *_ROUTED, _NO_IPV6, _ARP[0]),
+    "macvlan": (*_LEARNING, *_ROUTED, _NO_IPV6, *_ARP),
+    "ipvlan": (*_LEARNING, *_ROUTED, _NO_IPV6, *_ARP),
 }
 """What the drivers set on a link of ours on the host, by its kind."""
 
@@ -98,7 +99,19 @@ def view(
     for attachment in site.on(host):
         attachments.setdefault(attachment.container, []).append(attachment)
     by_container = {container: tuple(its) for container, its in attachments.items()}
-    return View(site, host, host or machine, known, addresses, by_container, origin)
+    published: dict[tuple[str, str], list[PublishedPort]] = {}
+    for port in site.ports:
+        if port.host == host:
+            published.setdefault(port.id, []).append(port)
+    ports_of = {id_: tuple(its) for id_, its in published.items()}
+    return View(site, host, host or machine, known, addresses, by_container, origin, ports_of)
+
+
+def sysctl_paths(known: Facts, nics: Iterable[str]) -> Iterator[str]:
+    """Every path below /proc/sys that drivers look up in `facts.sysctls`. `nics`: those that are about to be taken."""
+    yield from nat.sysctl_paths(known)
+    yield from uplink.sysctl_paths(nics)
+    yield from ports.sysctl_paths(known)
 
 
 def uplinks(site: Site, host: str) -> dict[str, str]:
@@ -132,8 +145,25 @@ def desired_on_host(sight: View) -> dict[Key, Resource]:
     devices = {each.name: routers.leg_device(each, DRIVERS[each.driver].ifname(each, sight.host)) for each in legs}
     if devices:
         _add(found, routers.resources(devices, sight))
+    _add(found, _behind_ports(sight, found))
     found.update(desired_attachments(sight))
     return found
+
+
+def _behind_ports(sight: View, found: Mapping[Key, Resource]) -> Iterator[Resource]:
+    """What networks need on the host for the ports that are published of their containers, and no longer need."""
+    published = {port.network for its in sight.ports.values() for port in its}
+    for name, network in sight.site.networks.items():
+        if sight.host in sight.site.hosts_of(name) or name in published:
+            device = plugged_into(network, sight.host)
+            if name in published:
+                yield from ports.network_resources(network, device, sight)
+            else:
+                yield from (r for r in ports.no_more(network, device, sight) if r.key not in found)
+
+
+def plugged_into(network: Network, host: str) -> str:
+    return DRIVERS[network.driver].ifname(network, host)
 
 
 def desired_attachments(sight: View) -> dict[Key, Resource]:
@@ -143,7 +173,18 @@ def desired_attachments(sight: View) -> dict[Key, Resource]:
         if attachment.container in sight.facts.containers:
             network = sight.site.networks[attachment.network]
             _add(found, DRIVERS[network.driver].attachment_resources(network, attachment, sight))
+            if attachment.id in sight.ports:
+                _add(found, published(attachment, sight))
     return found
+
+
+def published(attachment: Attachment, sight: View) -> Iterator[NftElement]:
+    """What is published of a container's attachment."""
+    network = sight.site.networks[attachment.network]
+    target = ports.target(network, attachment, sight)
+    yield from ports.target_resources(network, target, plugged_into(network, sight.host), sight)
+    for port in sight.ports[attachment.id]:
+        yield from ports.elements(port, target.addresses, sight.site.name)
 
 
 def unparked(desired: State, observed: State, mine: Callable[[Resource], bool]) -> dict[Key, Resource]:

@@ -19,10 +19,11 @@ from ductwork.confirmation import Guard
 from ductwork.drivers.registry import DRIVERS
 from ductwork.duplicates import in_use
 from ductwork.errors import AllocationError, DuctworkError, UsageError
-from ductwork.goals import ApplySite, Attach, DestroySite, Detach, Observation, Vigilance, links_of
+from ductwork.goals import ApplySite, Attach, DestroySite, Detach, KnownNetwork, Observation, Vigilance, links_of
 from ductwork.journal import Awaiting
 from ductwork.labelled import BY_HAND, LabelledContainers, Translate
 from ductwork.naming import mac_address
+from ductwork.publishing import Publisher
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, Create, IPAddress, IPInterface, IPNetwork, Key, Link, Owner, Probe
 from ductwork.runtimes import Tags
@@ -48,17 +49,6 @@ class AttachRequest:
     mtu_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownNetwork:
-    """A network that was applied here: `reserved` are the addresses that its file writes."""
-
-    site: str
-    host: str
-    bridge: str
-    network: Network
-    reserved: tuple[IPAddress, ...]
-
-
 def _asks_for_nothing(container: str, tags: Tags, site: Site, host: str) -> tuple[AttachRequest, ...]:
     return ()
 
@@ -78,6 +68,7 @@ class Engine:
         self._store = store
         self._machine = machine
         self._labelled = LabelledContainers(reconciler, store, machine, translate)
+        self.publisher = Publisher(reconciler, store, machine, self._known_network)
         self.place = reconciler.place
         self.close = close
 
@@ -162,7 +153,7 @@ class Engine:
         site: Site,
         host: str,
         attachments: tuple[Attachment, ...],
-        by_hand: list[tuple[_KnownNetwork, Attachment]],
+        by_hand: list[tuple[KnownNetwork, Attachment]],
         dad: bool,
     ) -> Report | None:
         reports = []
@@ -170,7 +161,7 @@ class Engine:
             whole, changes = self._site_goal(site, host)
             if changes:
                 self._store.lease_all(site.name, changes)
-            its = replace(site, attachments=attachments)
+            its = replace(whole.site, attachments=attachments)
             goal = Attach(its, host, self._machine, whole.addresses, "site")
             reports.append(self._carry_out(goal, dad=dad, asked=False))
         reports += [self._plug_in(known, attachment, dad, asked=False) for known, attachment in by_hand]
@@ -194,6 +185,7 @@ class Engine:
             name, _, network = key.partition("/")
             if site in (None, name) and (name, network) not in kept:
                 self._store.remember(_NETWORKS, key, None)
+        self.publisher.forget(site)
         if site is None:
             for key in self._store.remembered(BY_HAND):
                 self._store.remember(BY_HAND, key, None)
@@ -203,7 +195,9 @@ class Engine:
         return self._reconciler.preview(DestroySite(site))
 
     def undo(self) -> Report:
-        return self._reconciler.undo()
+        report = self._reconciler.undo()
+        self.publisher.undone(report)
+        return report
 
     def confirm(self) -> Awaiting:
         """Keep the change that awaits confirmation. Errors: `NothingToConfirmError`."""
@@ -258,13 +252,16 @@ class Engine:
                 del leases[change.network][change.holder]
             given_back += gone
             assignment = ipam.assign(site, host, leases)
+        site = replace(site, ports=(*site.ports, *self.publisher.remembered(site.name, host)))
         recovered: tuple[ipam.LeaseChange, ...] = ()
         if assignment.changes or (recover and not all(leases[name] for name in site.labels)):
             recovered = self._leases_in_use(site, host, leases)
             for change in recovered:
                 leases[change.network][change.holder] = change.addresses
             assignment = ipam.assign(site, host, leases)
-        return ApplySite(site, host, self._machine, assignment.addresses), (*given_back, *recovered, *assignment.changes)
+        guests = frozenset((key.rpartition("/")[0], key.rpartition("/")[2]) for key in self._store.remembered(BY_HAND))
+        goal = ApplySite(site, host, self._machine, assignment.addresses, guests=guests)
+        return goal, (*given_back, *recovered, *assignment.changes)
 
     def _departed(self, site: Site, host: str, leases: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
         """The leases of attachments that neither the file nor anybody's `attach` has any more: their addresses are free."""
@@ -316,6 +313,7 @@ class Engine:
             owner, _, name = key.partition("/")
             if owner == site.name and name not in present:
                 self._store.remember(_NETWORKS, key, None)
+        self.publisher.note(site, host)
 
     def _vigilance(self, dad: bool) -> Vigilance:
         used = self._store.remembered(_USED) if dad else {}
@@ -351,7 +349,7 @@ class Engine:
         )
         return report
 
-    def _plug_in(self, known: _KnownNetwork, attachment: Attachment, dad: bool = True, *, asked: bool = True) -> Report:
+    def _plug_in(self, known: KnownNetwork, attachment: Attachment, dad: bool = True, *, asked: bool = True) -> Report:
         """Its address is stored before the kernel gets it, and given back if the kernel does not."""
         goal, lease, former = self._hand_goal(known, attachment)
         holder = (known.host, *attachment.id)
@@ -365,17 +363,18 @@ class Engine:
             raise
 
     def _hand_goal(
-        self, known: _KnownNetwork, attachment: Attachment
+        self, known: KnownNetwork, attachment: Attachment
     ) -> tuple[Attach, tuple[IPAddress, ...], tuple[IPAddress, ...]]:
         """(the goal, the lease that it needs, that which is stored)."""
-        site = Site(known.site, {}, {known.network.name: known.network}, (attachment,))
+        ports = self.publisher.remembered(known.site, known.host)
+        site = Site(known.site, {}, {known.network.name: known.network}, (attachment,), ports)
         leases = self._store.leases(site.name, known.network.name)
         former = leases.get((known.host, *attachment.id), ())
         addresses, lease = _assigned(site, known, attachment, leases)
         gone = former if former != lease else ()
         return Attach(site, known.host, self._machine, {attachment.id: addresses}, former=gone), lease, former
 
-    def _by_hand(self, site: str | None = None) -> Iterator[tuple[_KnownNetwork, Attachment]]:
+    def _by_hand(self, site: str | None = None) -> Iterator[tuple[KnownNetwork, Attachment]]:
         """What was attached by hand to networks (of a site, None: of any) that are known here."""
         for value in self._store.remembered(BY_HAND).values():
             key = f"{value['site']}/{value['network']}"
@@ -407,12 +406,13 @@ class Engine:
                 "`ductwork ps` shows what is attached; what a site file attaches goes when the file no longer says so",
             )
         for name in chosen:
+            self.publisher.close_all(container, name)
             report = self._reconciler.carry_out(self._detachment(container, name, known))
             self._store.lease(known.site, known.network.name, (known.host, container, name), ())
             self._store.remember(BY_HAND, f"{container}/{name}", None)
         return report
 
-    def _detachment(self, container: str, interface: str, known: _KnownNetwork) -> Detach:
+    def _detachment(self, container: str, interface: str, known: KnownNetwork) -> Detach:
         remembered = self._store.remembered(BY_HAND).get(f"{container}/{interface}")
         made = mac_address(known.host or self._machine, container, interface)
         return Detach(
@@ -422,13 +422,13 @@ class Engine:
             self._store.leases(known.site, known.network.name).get((known.host, container, interface), ()),
         )
 
-    def _marked(self, container: str, known: _KnownNetwork) -> list[str]:
+    def _marked(self, container: str, known: KnownNetwork) -> list[str]:
         """The interfaces that the kernel's marks tell of, where the store has lost them."""
         wanted = (known.site, "attach", known.network.name, container)
         links = (r for r in self.observe().state.values() if isinstance(r, Link))
         return list(dict.fromkeys(link.owner.interface for link in links if link.owner and link.owner[:4] == wanted))
 
-    def _known_network(self, name: str) -> _KnownNetwork:
+    def _known_network(self, name: str) -> KnownNetwork:
         """By its name, or as SITE/NETWORK where two sites have one of that name."""
         entries = self._store.remembered(_NETWORKS)
         keys = [key for key in entries if name in (key, key.partition("/")[2])]
@@ -438,7 +438,7 @@ class Engine:
             raise UsageError(f"network {name}: {several}", hint)
         return _decoded(keys[0].partition("/")[0], json.dumps(entries[keys[0]]))
 
-    def _free_interface(self, container: str, known: _KnownNetwork) -> str:
+    def _free_interface(self, container: str, known: KnownNetwork) -> str:
         """The interface that it was given before, else the first of eth1, eth2, … that the container has not."""
         for key, value in self._store.remembered(BY_HAND).items():
             if key.startswith(f"{container}/") and (value["site"], value["network"]) == (known.site, known.network.name):
@@ -450,7 +450,7 @@ class Engine:
             number += 1
         return f"eth{number}"
 
-    def _attachment(self, request: AttachRequest, known: _KnownNetwork, interface: str) -> Attachment:
+    def _attachment(self, request: AttachRequest, known: KnownNetwork, interface: str) -> Attachment:
         network = known.network
         return Attachment(
             container=request.container,
@@ -483,7 +483,7 @@ def _is_identifier(reference: str) -> bool:
 
 
 def _assigned(
-    site: Site, known: _KnownNetwork, attachment: Attachment, leases: ipam.Leases
+    site: Site, known: KnownNetwork, attachment: Attachment, leases: ipam.Leases
 ) -> tuple[tuple[IPInterface, ...], tuple[IPAddress, ...]]:
     """(the addresses of an attachment by hand, its lease): those asked for are leased too; nobody else is given them."""
     if attachment.addresses:
@@ -496,11 +496,11 @@ def _assigned(
 
 
 @lru_cache(64)
-def _decoded(site: str, entry: str) -> _KnownNetwork:
+def _decoded(site: str, entry: str) -> KnownNetwork:
     """Whoever attaches many containers attaches them to few networks."""
     known = json.loads(entry)
     network, reserved = serial.decode(known["network"]), serial.decode(known["reserved"])
-    return _KnownNetwork(site, known["host"], known["bridge"], network, reserved)
+    return KnownNetwork(site, known["host"], known["bridge"], network, reserved)
 
 
 def _in_network(address: IPAddress, network: Network, reserved: Iterable[IPAddress]) -> IPInterface:

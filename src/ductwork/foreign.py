@@ -23,6 +23,11 @@ class SysctlReader(Protocol):
     def read_paths(self, paths: Iterable[str]) -> dict[str, str]: ...
 
 
+def _is_part(name: str, needs: str) -> bool:
+    """A site's needs stand for those of its parts, `SITE/PART`."""
+    return name == needs or name.startswith(f"{needs}/")
+
+
 class ForeignValues:
     """`needs`, everywhere: the site that asks, or EVERYBODY, or "" for who needs none and lets none go."""
 
@@ -40,7 +45,7 @@ class ForeignValues:
         return [
             Sysctl(HOST, path, former.before)
             for path, former in self._ours(state).items()
-            if needs and path not in wanted and (needs == EVERYBODY or former.needed_by <= {needs})
+            if needs and path not in wanted and (needs == EVERYBODY or all(_is_part(name, needs) for name in former.needed_by))
         ]
 
     def note(self, needs: str, needed: Iterable[str], operations: Iterable[Operation], state: State) -> None:
@@ -67,7 +72,7 @@ class ForeignValues:
             if path in wanted:
                 former.needed_by.add(needs)
             else:
-                former.needed_by.discard(needs)
+                former.needed_by -= {name for name in former.needed_by if _is_part(name, needs)}
         self._journal.keep_formers(left)
 
     def go_back_to(self, formers: Mapping[str, Former]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 from ductwork import desire
@@ -31,7 +32,7 @@ from ductwork.resources import (
 )
 from ductwork.resources.base import SHARED
 from ductwork.resources.probe import Probe
-from ductwork.services import antispoof, ruleset
+from ductwork.services import antispoof, ports, ruleset
 from ductwork.site.model import Attachment, Network, Site
 
 
@@ -45,6 +46,9 @@ class Vigilance:
 
 
 NOT_VIGILANT = Vigilance()
+_LOOPBACK: Mapping[int, IPAddress] = {4: ports.LOOPBACK4, 6: ports.LOOPBACK6}
+PUBLISH = "publish"
+"""The origin (contract 1.8) of what `ductwork publish` brings."""
 
 LABEL = "label"
 """The origin of what a container's labels have plugged in. It goes with the site, whose policy has let it."""
@@ -74,6 +78,18 @@ class Observation:
     facts: Facts
     waiting: Mapping[str, str] = field(default_factory=dict)
     unseen: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNetwork:
+    """A network that was applied here: `bridge` is what attachments are plugged into; `reserved` are the addresses that its
+    file writes."""
+
+    site: str
+    host: str
+    bridge: str
+    network: Network
+    reserved: tuple[IPAddress, ...]
 
 
 class Goal(Protocol):
@@ -152,9 +168,10 @@ def _others_forward(site: str, observed: State) -> bool:
     return any(e.set_name.startswith("leg_nets") or (e.set_name == "bridges" and e.parts not in internal) for e in elements)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ApplySite:
-    """One host's part of a site file. `addresses`: of each attachment, written or allocated. `labelled`: what else stays."""
+    """One host's part of a site file. `addresses`: of each attachment, written or allocated. `labelled`: what else stays.
+    `guests`: the attachments by hand, whose published ports are seen to with them."""
 
     site: Site
     host: str
@@ -164,6 +181,7 @@ class ApplySite:
     labelled: Labelled = Labelled()
     links: frozenset[str] | None = None
     thorough: bool = False
+    guests: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def title(self) -> str:
@@ -204,7 +222,17 @@ class ApplySite:
         return desire.desired_on_host(self.view(observation.facts))
 
     def mine(self, resource: Resource, observed: State) -> bool:
+        """Ports by `ductwork publish` too, but none that is not remembered: a lost store is no reason to close them."""
+        owner = resource.owner
+        if owner and (owner.site, owner.origin) == (self.site.name, PUBLISH):
+            return resource.key in _published_by_hand(self)
         return _owned(resource, self.site.name, observed, self.labelled)
+
+
+@lru_cache(2)
+def _published_by_hand(goal: ApplySite) -> frozenset[Key]:
+    by_hand = (port for port in goal.site.ports if port.origin == PUBLISH and port.id not in goal.guests)
+    return frozenset(e.key for port in by_hand for e in ports.elements(port, _LOOPBACK, goal.site.name))
 
 
 def _site_of(link: Link | None) -> str | None:
@@ -245,10 +273,12 @@ class DestroySite:
     def mine(self, resource: Resource, observed: State) -> bool:
         if self.site is None:
             return resource.owner is not None
+        if resource.owner and (resource.owner.site, resource.owner.origin) == (self.site, PUBLISH):
+            return True  # whom it led to is no longer in the network
         return _owned(resource, self.site, observed, Labelled())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Attach:
     """Attachments of one container, of networks already applied: `site` holds just these. `origin`: who plugs in (contract
     1.8). `former`: addresses by the store, where an attachment has others now."""
@@ -298,6 +328,7 @@ class Attach:
 
     def elements(self, state: State) -> Iterable[NftElement]:
         """By what the container has; a dead one, or one that has been, had what the store tells."""
+        yield from _ports_of(self).values()
         for attachment, owner in zip(self.site.attachments, self._owners, strict=True):
             if self.former or Key("link", attachment.container, (attachment.interface,)) not in state:
                 addresses = (*self.former, *(address.ip for address in self.addresses.get(attachment.id, ())))
@@ -305,6 +336,8 @@ class Attach:
             yield from antispoof.found_on(owner, state)
 
     def mine(self, resource: Resource, observed: State) -> bool:
+        if isinstance(resource, NftElement) and resource.set_name in ports.MAPS:
+            return resource.key in _ports_of(self)
         return any(_of_attachment(resource, owner) for owner in self._owners)
 
     def _network(self, attachment: Attachment) -> Network:
@@ -317,6 +350,20 @@ class Attach:
     @property
     def _owners(self) -> list[Owner]:
         return [Owner(self.site.name, self.origin, a.network, *a.id) for a in self.site.attachments]
+
+
+@lru_cache(2)
+def _ports_of(goal: Attach) -> dict[Key, NftElement]:
+    """What is published of the attachments, on whatever addresses the host reaches them."""
+    found: dict[Key, NftElement] = {}
+    attached = {attachment.id for attachment in goal.site.attachments}
+    for port in goal.site.ports:
+        if port.id in attached and port.host == goal.host:
+            addresses: dict[int, IPAddress] = {
+                address.version: address.ip for address in reversed(goal.addresses.get(port.id, ()))
+            }
+            found |= {element.key: element for element in ports.elements(port, addresses, goal.site.name)}
+    return found
 
 
 @dataclass(frozen=True, slots=True)

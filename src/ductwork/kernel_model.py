@@ -87,8 +87,9 @@ class KernelModel:
         return [resource for resource in found if resource is not None and key in resource.requires()]
 
     def _index(self, resource: Resource) -> None:
+        key = resource.key
         for required in resource.requires():
-            self._dependents.setdefault(required, set()).add(resource.key)
+            self._dependents.setdefault(required, set()).add(key)
         local = _local_address(resource)
         if local:
             self._local.setdefault((resource.netns, local), set()).add(resource.key)

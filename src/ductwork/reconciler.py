@@ -23,6 +23,7 @@ from ductwork.goals import Fetch, Goal, Observation, Restore
 from ductwork.held import HeldNamespaces
 from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
+from ductwork.openings import forget_stale, refuse_held
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
 from ductwork.refusals import forwarded, has_its_own_network, refuse_conflicts, refuse_host_mode, unsettled, warnings
@@ -41,8 +42,6 @@ from ductwork.resources import (
     Update,
 )
 from ductwork.runtimes import Sandbox, Tags
-from ductwork.services import uplink
-from ductwork.services.nat import sysctl_paths
 from ductwork.system import Resolve, System
 
 _ROUNDS = 3
@@ -276,6 +275,7 @@ class Reconciler:
             errors = self._errors(outcomes, observation)
             if errors:
                 self._take_back(transaction, errors)
+        forget_stale(transaction.operations, self._system.traffic, just_read=goal.links is not None)
         if goal.links is None:
             self._foreign.settle(goal.needs, needed, observation.state)
             self._settle_guests(observation)
@@ -303,7 +303,8 @@ class Reconciler:
         )
 
     def _refuse_without(self, found: Plan) -> None:
-        """Before anything is touched: what this kernel has not. Errors: `MissingToolError`."""
+        """Before anything is touched: what this kernel has not. Errors: `MissingToolError`; `ConflictError` for a port."""
+        refuse_held(found.operations, self._system.traffic)
         needs = {
             feature: o.after
             for o in reversed(found.operations)
@@ -463,7 +464,7 @@ class Reconciler:
         cookies = {HOST: self._cookie, **{name: reading.cookie for name, reading in readings.items()}}
         facts = desire.facts(state, cookies, {}, self._system.iptables)
         if links is None:
-            known = self._system.sysctls.read_paths((*sysctl_paths(facts), *uplink.sysctl_paths(goal.nics)))
+            known = self._system.sysctls.read_paths(desire.sysctl_paths(facts, goal.nics))
             facts = desire.facts(state, cookies, self._foreign.without_us(known, state), self._system.iptables)
             facts = replace(facts, nics=self._nics(goal, facts))
             _add_sysctls(state, known, {})

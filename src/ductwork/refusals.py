@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ductwork.errors import ConflictError, ContainerError
 from ductwork.goals import Observation
+from ductwork.openings import is_port, port_in_the_way, translated
 from ductwork.planner import Plan
 from ductwork.resources import (
     HOST,
@@ -58,6 +59,8 @@ def refuse_conflicts(found: Plan) -> None:
 
 
 def in_the_way(wanted: Resource, found: Resource) -> str:
+    if isinstance(found, NftElement) and is_port(found):
+        return port_in_the_way(found)
     owner = found.owner
     network = f", network {owner.network}" if owner and owner.network else ""
     whose = f"belongs to {owner.origin} {owner.site}{network}" if owner and owner.site else "is not ductwork's"
@@ -81,6 +84,7 @@ def warnings(observation: Observation, operations: Sequence[Operation], fetching
     for nic in sorted(taken):
         for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
             yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
+    yield from translated(operations)
 
 
 def forwarded(desired: Mapping[Key, Resource]) -> tuple[list[str], list[IPNetwork]]:

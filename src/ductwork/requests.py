@@ -126,6 +126,28 @@ class Seen:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PortRow:
+    """One published port, or range. `port`: the container's, or FIRST-LAST. `state`: `published`, or `waiting` for a container
+    that does not run. `addresses`: where it leads; `connections`: how many have been begun."""
+
+    listen: str
+    protocol: str
+    container: str
+    port: str
+    network: str
+    site: str
+    origin: str
+    state: str
+    addresses: tuple[str, ...]
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    rows: tuple[PortRow, ...]
+
+
 # what is asked for
 
 
@@ -214,4 +236,31 @@ class Ps(Request[Seen]):
     container: str = ""
 
 
-REQUESTS: tuple[type[Request[Any]], ...] = (Plan, Apply, Destroy, Undo, Confirm, Attach, Detach, Ps)
+@dataclass(frozen=True, slots=True)
+class Publish(Request[Done]):
+    """Let a port of the host lead to a running container's: `listen` and `to` are those of the site file's `ports`. `network`:
+    which of the container's is meant, "" for its only one."""
+
+    listen: str
+    to: str
+    protocol: str = "tcp"
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublish(Request[Done]):
+    """Take back what `publish` did."""
+
+    listen: str
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports(Request[Published]):
+    """The ports of the host that lead to containers."""
+
+    changes = False
+    by_get = True
+
+
+REQUESTS: tuple[type[Request[Any]], ...] = (Plan, Apply, Destroy, Undo, Confirm, Attach, Detach, Publish, Unpublish, Ps, Ports)

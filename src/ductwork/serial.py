@@ -48,7 +48,7 @@ _RECORDS: dict[str, Any] = {
         *KINDS,
         *(VethSpec, VxlanSpec, BridgeSpec, VlanSpec, MacvlanSpec, IpvlanSpec, NicSpec, OvsSpec),
         *(AddressDetails, PortVlans, RouteDetails),
-        *(model.Network, model.Nat, model.AddressRange, model.Attachment, model.StaticRoute, model.Rate),
+        *(model.Network, model.Nat, model.AddressRange, model.Attachment, model.StaticRoute, model.Rate, model.PublishedPort),
     )
 } | {f"{driver}.Options": options for driver, options in option_types().items()}
 _NAMES = {kind: name for name, kind in _RECORDS.items()}

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from ductwork.duplicates import Watch
 from ductwork.foreign import SysctlReader
+from ductwork.openings import Traffic
 from ductwork.resources import Address, Backend, IPNetwork, NftElement, NicFacts
 from ductwork.runtimes import Sandbox, Tags
 
@@ -90,3 +91,4 @@ class System:
     visitor: Visit
     cookie: Callable[[], int]
     machine: Machine
+    traffic: Traffic

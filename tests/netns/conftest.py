@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def netns() -> Iterator[Callable[[str], str]]:
     """A function that makes a namespace, its loopback up, and gives its name, which begins with `dwn-`."""
+    with made_namespaces() as make:
+        yield make
+
+
+@contextmanager
+def made_namespaces() -> Iterator[Callable[[str], str]]:
+    """The same for as long as the context lasts."""
     made: list[str] = []
 
     def make(name: str) -> str:

@@ -295,6 +295,22 @@ NAMES = ["dev", "n", "m", "type", "ip", "-", "--help", "10.1.1.1", "0x1", "a=b",
 """Words of `ip` and `nft`, numbers, and what else the site file lets a link be called."""
 
 
+PORTS = """
+ports:
+  - {host: alpha, listen: 8088, to: "netns:<web>:80"}
+  - {host: alpha, listen: 9000-9003, to: "netns:<db>:9000-9003", protocol: udp}
+  - {host: alpha, listen: "192.0.2.1:53", to: "netns:<db>:53", protocol: udp}
+  - {host: alpha, listen: "[2001:db8::1]:53", to: "netns:<db>:53", protocol: sctp}
+"""
+
+
+def test_ports(pair: Stage) -> None:
+    compare(pair, "alpha", SITE + PORTS)
+    compare_change(pair, "alpha", SITE, SITE + PORTS)
+    moved = PORTS.replace("<web>:80", "<db>:81").replace("9000-9003, to", "9001-9004, to")
+    compare_change(pair, "alpha", SITE + PORTS, SITE + moved)
+
+
 def test_links_named_like_words(pair: Stage) -> None:
     """In the container and on the host."""
     networks, attachments = "networks:\n", "attachments:\n"

@@ -13,9 +13,9 @@ from conftest import inside, run, sh
 from ductwork.backends.nftables import NftablesBackend
 from ductwork.errors import MissingToolError
 from ductwork.resources import HOST, Create, Delete, NftElement, NftTable, Operation, Owner, Resource, Update, state
-from ductwork.services import antispoof, nat
+from ductwork.services import antispoof, nat, ports
 from ductwork.services.ruleset import bridge_table, inet_table
-from ductwork.site.model import Attachment, Nat, Network
+from ductwork.site.model import Attachment, Nat, Network, PublishedPort
 
 pytestmark = pytest.mark.netns
 
@@ -45,7 +45,23 @@ def everything() -> list[Resource]:
     found += [NftElement("bridge", "ductwork", name, (value,), owner=OWNER) for name, value in peers.items()]
     for addresses in ((), (ip_address("10.1.9.2"), ip_address("fd00:9::2"))):
         found += antispoof.elements(lan, plugged, addresses, OWNER)
+    found += published()
     return list(state(found).values())
+
+
+def published() -> list[NftElement]:
+    """In every map, and in every set that ports need."""
+    addresses = {4: ip_address("10.1.9.2"), 6: ip_address("fd00:9::2")}
+    places = (None, ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    given = [
+        PublishedPort("netns:web", "eth1", "lan", "", "udp", 8088 + number, 8090 + number, 80, address=place)
+        for number, place in enumerate(places)
+    ]
+    found = [element for port in given for element in ports.elements(port, addresses, OWNER.site)]
+    keys = {"served": ("dw-lan",), "no_loopback": ("dw-lan",), "closed": ("dw-lan",)}
+    keys |= dict.fromkeys(("beside4", "behind4"), ("10.1.9.0/24", "dw-lan"))
+    keys |= dict.fromkeys(("beside6", "behind6"), ("fd00:9::/64", "dw-lan"))
+    return found + [NftElement("inet", "ductwork", name, parts, owner=OWNER) for name, parts in keys.items()]
 
 
 class Host:

@@ -25,6 +25,7 @@ from ductwork.resources import (
     IPNetwork,
     Key,
     Link,
+    NftElement,
     NicFacts,
     Probe,
     Resource,
@@ -61,6 +62,16 @@ class QuietMachine:
 
     def watch(self, links: Sequence[str]) -> Silence:
         return Silence()
+
+
+class NoTraffic:
+    """A host on which nobody listens, and which nobody talks to."""
+
+    def holders(self, elements: Sequence[NftElement]) -> dict[Key, str]:
+        return {}
+
+    def forget(self, gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
+        """Nothing is known."""
 
 
 class Silence:
@@ -155,7 +166,7 @@ class FakeHost:
         kernel = self.kernel
         filters, families = kernel.filters(), frozenset({"ip", "ip6"})
         backends = kernel.links(), kernel.sysctls(), (filters,), kernel.switches(), filters
-        system = System(*backends, families, kernel, kernel.cookie, QuietMachine())
+        system = System(*backends, families, kernel, kernel.cookie, QuietMachine(), NoTraffic())
         journal = Journal(HOST_COOKIE, Path(self._run.name))
         return Engine(Reconciler(lambda _: system, FakeResolver(kernel), journal), self.store, "machine", lambda: None)
 

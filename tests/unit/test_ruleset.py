@@ -13,7 +13,7 @@ from ductwork.backends.netlink import nfnetlink
 from ductwork.drivers import Facts
 from ductwork.naming import host_ifname
 from ductwork.resources import HOST, IptablesRule, Link, NftElement, NftTable, Owner, Resource, Route, Sysctl
-from ductwork.services import antispoof, nat
+from ductwork.services import antispoof, nat, ports
 from ductwork.services.ruleset import bridge_table, inet_table
 from ductwork.site.model import Attachment, Nat, Network
 
@@ -67,6 +67,17 @@ def test_the_codec_knows_the_sets_of_the_bridge_table() -> None:
         parts = [part.rpartition(",")[2] for part in spec.split(" . ")]
         declared[name] = [sizes[part] if part in sizes else int(part) // 8 for part in parts]
     assert declared == {name: [part.size for part in key] for name, key in nfnetlink.KEYS.items()}
+
+
+def test_the_codec_knows_the_maps_of_ports() -> None:
+    sizes = {"ifname": 16, "ipv4_addr": 4, "ipv6_addr": 16, "inet_proto": 1, "inet_service": 2}
+    declared = {}
+    for name, spec in re.findall(r"add (?:set|map) \S+ \S+ (\S+) \{ type ([^;]*);", inet_table(OWNER).script):
+        if name in nfnetlink.INET_KEYS:
+            declared[name] = [[sizes[part] for part in side.split(" . ")] for side in spec.split(" : ")]
+    known = {name: (key, nfnetlink.VALUES.get(name)) for name, key in nfnetlink.INET_KEYS.items()}
+    assert declared == {name: [[part.size for part in side] for side in sides if side] for name, sides in known.items()}
+    assert set(nfnetlink.VALUES) == ports.MAPS
 
 
 PLUGGED = Attachment("netns:web", "", "pods", "eth1", "02:00:00:00:0a:0b")

@@ -16,6 +16,7 @@ from ductwork.agent.hub import Hub
 from ductwork.agent.keeping import Keeping, Wishes
 from ductwork.agent.looks import Found, Looks
 from ductwork.agent.patience import Patience
+from ductwork.agent.relay import Relay
 from ductwork.agent.systemd import Notifier
 from ductwork.engine import Engine
 from ductwork.errors import DuctworkError
@@ -55,8 +56,10 @@ class Agent:
         load: Callable[[], Wishes],
         resync_seconds: float,
         wake: int,
+        relay: Relay,
     ) -> None:
         self._engine = engine
+        self._relay = relay
         self._looks = looks
         self._hub = hub
         self._keeping = keeping
@@ -108,6 +111,7 @@ class Agent:
             self._notifier.alive()
         self._notifier.stopping()
         self._hub.tell(Notice("stopped", "stops; what is plugged in stays so"))
+        self._relay.close()
         self._close()
 
     # listening
@@ -201,6 +205,7 @@ class Agent:
             took = time.monotonic() - began
             text = f"{container} plugged in, {took * 1000:.0f} ms after it was told of"
             self._hub.tell(Notice("plugged-in", text, container=container, resources=_changed(report), seconds=took))
+        self._pass_on()
 
     def _reload(self) -> None:
         try:
@@ -227,6 +232,8 @@ class Agent:
         found = self._looks.take()
         if found is not None:
             self._found(found)
+            if not found.differs:
+                self._pass_on()
         if self._looks.busy or not (now >= self._next_look or (self._causes and now >= self._due())):
             return
         why = named(list(self._causes)) or "a look every so often"
@@ -257,6 +264,7 @@ class Agent:
             self._next_look = now + min(_RETRY_SECONDS, self._resync)
             return
         self._tell(report, why)
+        self._pass_on()
 
     def _tell_refused(self, refused: Mapping[str, str]) -> None:
         """Each reason once, however often the container starts."""
@@ -267,6 +275,13 @@ class Agent:
                 self._refused[container] = reason
         for container in list(self._refused)[:-_REMEMBERED]:
             del self._refused[container]
+
+    def _pass_on(self) -> None:
+        """What is published now, at ::1."""
+        try:
+            self._relay.serve(self._engine.publisher.relayed())
+        except DuctworkError as error:
+            log.debug("ports at [::1]: %s", error)
 
     def _tell(self, report: Report, why: str) -> None:
         self._tell_waiting(report.waiting)

@@ -1,5 +1,5 @@
 """Our nftables tables and the elements in their sets: by way of the program `nft`, and what concerns single elements of the
-bridge table, of which each attachment has some, by our own codec.
+bridge table, of which each attachment has some, or published ports, by our own codec.
 
 Invariant: one call of `apply` is one transaction: all of it happens or nothing. Tables of other names are never looked at. The
 codec's socket is opened in the first call, and belongs to the namespace that it was made in, the host's.
@@ -63,11 +63,11 @@ class NftablesBackend:
         return [r for r in found if not isinstance(r, NftElement) or not links.isdisjoint(r.parts)]
 
     def look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
-        """Those of them that are there, of the bridge table; the sets themselves are not read. All of a port come and go in one
+        """Those of them that are there; the sets themselves are not read. All of a port of a bridge's come and go in one
         transaction: a port that is not checked has no others."""
         found = self._look_up([element for element in elements if element.set_name == "checked"])
         checked = {element.parts[0] for element in found}
-        others = [e for e in elements if e.set_name != "checked" and e.parts[0] in checked]
+        others = [e for e in elements if e.set_name != "checked" and (e.family == "inet" or e.parts[0] in checked)]
         return found + self._look_up(others)
 
     def _look_up(self, elements: Sequence[NftElement]) -> list[NftElement]:
@@ -141,7 +141,7 @@ def _steps(operation: Operation) -> Iterator[nfnetlink.Step]:
 
 def _refusal(element: NftElement | None, code: int) -> str:
     if element and code == errno.ENOENT:
-        return f"table bridge {element.table} has no set {element.set_name} any more: apply the network's site again"
+        return f"table {element.family} {element.table} has no {element.set_name} any more: apply the network's site again"
     return os.strerror(code)
 
 
@@ -200,12 +200,13 @@ def _element(body: Json, element: Any) -> NftElement:
     value = ""
     if isinstance(element, list):
         element, value = element[0], _part(element[1])
-    comment = ""
+    comment, packets = "", 0
     if isinstance(element, dict) and "elem" in element:
-        comment, element = element["elem"].get("comment", ""), element["elem"]["val"]
+        whole = element["elem"]
+        comment, packets, element = whole.get("comment", ""), whole.get("counter", {}).get("packets", 0), whole["val"]
     parts = element["concat"] if isinstance(element, dict) and "concat" in element else [element]
     owner = Owner.from_comment(comment)
-    return NftElement(body["family"], body["table"], body["name"], tuple(map(_part, parts)), value, owner)
+    return NftElement(body["family"], body["table"], body["name"], tuple(map(_part, parts)), value, owner, packets=packets)
 
 
 def _part(value: Any) -> str:

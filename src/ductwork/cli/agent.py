@@ -134,6 +134,7 @@ class _Run:
         from ductwork.agent.keeping import Keeping
         from ductwork.agent.looks import Looks
         from ductwork.agent.metrics import Metrics
+        from ductwork.agent.relay import Relay
         from ductwork.app import event_sources
         from ductwork.front.local import Local
 
@@ -154,7 +155,8 @@ class _Run:
             def sources(its: Site, name: str) -> Mapping[str, Callable[[], Source]]:
                 return event_sources(its, name, self.site)
 
-            keeper = Agent(self.engine, looks, hub, keeping, sources, self.load, self.resync_seconds, heard.fileno())
+            woken = heard.fileno()
+            keeper = Agent(self.engine, looks, hub, keeping, sources, self.load, self.resync_seconds, woken, Relay())
             metrics.read_from(lambda: (keeping.figures, {"events": keeper.pending, "requests": api.waiting}))
 
             def end(number: int, frame: FrameType | None) -> None:

@@ -29,13 +29,16 @@ _COMMANDS = {
     "attach": "ductwork.cli.attach:attach",
     "detach": "ductwork.cli.attach:detach",
     "ps": "ductwork.cli.look:ps",
+    "ports": "ductwork.cli.ports:ports",
+    "publish": "ductwork.cli.ports:publish",
+    "unpublish": "ductwork.cli.ports:unpublish",
     "agent": "ductwork.cli.agent:agent",
     "events": "ductwork.cli.events:events",
     "lab": "ductwork.cli.lab:lab",
     "schema": "ductwork.cli.about:schema",
     "version": "ductwork.cli.about:version",
 }
-_NOT_YET = frozenset({"bridges", "fdb", "ports", "trace", "doctor", "pipework"})
+_NOT_YET = frozenset({"bridges", "fdb", "trace", "doctor", "pipework"})
 
 
 class _Commands(click.Group):

@@ -11,7 +11,7 @@ from typing import ClassVar, NewType, Protocol, TypeVar
 
 from ductwork.errors import Problem
 from ductwork.resources import Address, IPAddress, IPInterface, Link, NicFacts, Owner, Resource, Route
-from ductwork.site.model import Attachment, Network, Site
+from ductwork.site.model import Attachment, Network, PublishedPort, Site
 
 T = TypeVar("T")
 
@@ -68,8 +68,8 @@ class View:
     """One host's sight of the site.
 
     `addresses`: attachment id → written or allocated addresses, with the subnet's prefix length. `attachments`: container →
-    its attachments on this host. `seed`: the host's name, or the machine's where the file has no hosts. `origin`: who plugs
-    in (contract 1.8).
+    its attachments on this host. `ports`: attachment id → what is published of it here. `seed`: the host's name, or the
+    machine's where the file has no hosts. `origin`: who plugs in (contract 1.8).
     """
 
     site: Site
@@ -79,6 +79,7 @@ class View:
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]] = field(default_factory=dict)
     attachments: Mapping[str, tuple[Attachment, ...]] = field(default_factory=dict)
     origin: str = "site"
+    ports: Mapping[tuple[str, str], tuple[PublishedPort, ...]] = field(default_factory=dict)
 
     def owner(self, network: str = "", attachment: Attachment | None = None, *, uplink: str = "") -> Owner:
         """The mark of what a network has on this host ("": of what several networks of the site share), or of what one

@@ -95,7 +95,9 @@ def veth_resources(
     owner = view.owner(network.name, attachment)
     own_mtu = attachment.mtu_bytes or mtu_bytes
     yield from pair(attachment, mtu_bytes, view)
-    yield Port(HOST, host_ifname(*attachment.id), bridge, owner, vlans, isolated=network.isolated)
+    # With br_netfilter, what a container sends to its own published port is turned round within the bridge.
+    hairpin = attachment.id in view.ports
+    yield Port(HOST, host_ifname(*attachment.id), bridge, owner, vlans, isolated=network.isolated, hairpin=hairpin)
     yield from rate.limits(attachment, own_mtu, owner, view.seed)
     yield from antispoof.elements(network, attachment, [a.ip for a in view.addresses.get(attachment.id, ())], owner)
     yield from inside(network, attachment, own_mtu, view, probe)

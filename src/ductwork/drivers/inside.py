@@ -94,6 +94,11 @@ def _default_routes(attachment: Attachment, view: View) -> Iterator[Route]:
         yield from (replace(route, owner=owner) for route in parked)
 
 
+def leads_out(attachment: Attachment, version: int, view: View) -> bool:
+    """Whether the container's default route is this attachment's."""
+    return any(route.to.version == version and not route.is_parked for route in _default_routes(attachment, view))
+
+
 def _ways_out(attachment: Attachment, view: View) -> dict[int, IPAddress | None]:
     """What an attachment offers for default routes, for each family that it has an address of: the next hop, or None where
     there is no layer 2 and the host routes whatever comes."""

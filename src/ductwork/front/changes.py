@@ -44,7 +44,7 @@ from ductwork.resources import (
 from ductwork.resources.base import led_in
 from ductwork.resources.sysctl import link_setting
 
-_SILENT = frozenset({"netns", "owner", "script", "digests", "index", "peer_index", "master_index"})
+_SILENT = frozenset({"netns", "owner", "script", "digests", "index", "peer_index", "master_index", "packets"})
 
 
 def changes_of(operations: Iterable[Operation], place: Callable[[str], str] | None = None) -> tuple[Change, ...]:
@@ -168,7 +168,7 @@ def _plain(resource: Resource) -> dict[str, Any]:
     return {
         field.name: _plain_value(getattr(resource, field.name))
         for field in fields(resource)  # type: ignore[arg-type]
-        if field.name not in ("index", "peer_index", "master_index", "script", "digests")
+        if field.name not in ("index", "peer_index", "master_index", "script", "digests", "packets")
     }
 
 

@@ -27,12 +27,16 @@ from ductwork.requests import (
     Done,
     Plan,
     Planned,
+    Ports,
     Ps,
+    Publish,
+    Published,
     Request,
     Seen,
     SiteFile,
     Unconfirmed,
     Undo,
+    Unpublish,
 )
 from ductwork.resources import IPAddress, Link, Resource
 
@@ -182,6 +186,38 @@ def _ps(front: Local, request: Ps) -> Seen:
         return Seen(tuple(row for row in found if wanted in ("", row.container, row.container.partition(":")[2])))
 
 
+def _publish(front: Local, request: Publish) -> Done:
+    from ductwork.publishing import PublishRequest
+    from ductwork.site import values
+
+    with _refusing():
+        wanted = PublishRequest(
+            values.listen(request.listen), values.port_target(request.to), values.protocol(request.protocol), request.network
+        )
+    with front.build() as engine:
+        with front.around(request, None, engine) as notes:
+            report = engine.publisher.publish(wanted)
+        return _done(report, f"{request.listen}/{request.protocol} to {request.to}", notes)
+
+
+def _unpublish(front: Local, request: Unpublish) -> Done:
+    from ductwork.site import values
+
+    with _refusing():
+        listen, protocol = values.listen(request.listen), values.protocol(request.protocol)
+    with front.build() as engine:
+        with front.around(request, None, engine) as notes:
+            report = engine.publisher.unpublish(listen, protocol)
+        return _done(report, f"{request.listen}/{request.protocol} closed", notes)
+
+
+def _ports(front: Local, request: Ports) -> Published:
+    from ductwork.inspect.ports import rows
+
+    with front.build() as engine:
+        return Published(tuple(rows(engine.publisher.all(), engine.observe().state)))
+
+
 _DOERS: dict[type[Request[Any]], Callable[[Local, Any], Any]] = {
     Plan: _plan,
     Apply: _apply,
@@ -190,7 +226,10 @@ _DOERS: dict[type[Request[Any]], Callable[[Local, Any], Any]] = {
     Confirm: _confirm,
     Attach: _attach,
     Detach: _detach,
+    Publish: _publish,
+    Unpublish: _unpublish,
     Ps: _ps,
+    Ports: _ports,
 }
 
 

@@ -53,7 +53,7 @@ class NftTable:
 @dataclass(frozen=True, slots=True)
 class NftElement:
     """One element of a set or map. `parts`: its key, as nft prints each part (`10.1.1.0/24`, `dw-pods`, quotes left out);
-    `value`: what the map gives for it, empty in a set."""
+    `value`: what the map gives for it, empty in a set. `packets`: how many it was found for, where that is counted."""
 
     family: str
     table: str
@@ -62,6 +62,7 @@ class NftElement:
     value: str = ""
     owner: Owner | None = None
     netns: str = HOST
+    packets: int = field(default=0, compare=False)
 
     replace: ClassVar[frozenset[str]] = frozenset()
     collected: ClassVar[bool] = False

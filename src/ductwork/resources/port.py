@@ -23,7 +23,7 @@ class Port:
     """`link` is a port of `bridge`, both in `netns`. Ours if the link is ours, or the bridge's mark names it as its uplink.
 
     `vlans`: None on a bridge that does not tell VLANs apart. `isolated`: no frames between it and other isolated ports
-    (IFLA_BRPORT_ISOLATED).
+    (IFLA_BRPORT_ISOLATED). `hairpin`: frames may leave by it that came by it (IFLA_BRPORT_MODE).
     """
 
     netns: str
@@ -32,6 +32,7 @@ class Port:
     owner: Owner | None = None
     vlans: PortVlans | None = None
     isolated: bool = False
+    hairpin: bool = False
 
     replace: ClassVar[frozenset[str]] = frozenset()
     collected: ClassVar[bool] = False
@@ -50,8 +51,7 @@ class Port:
 
     def create_argv(self, place: Place) -> list[Argv]:
         joined = ["ip", "link", "set", "dev", self.link, "master", self.bridge]
-        isolated = [_isolated(self.link, "on")] if self.isolated else []
-        return [joined, *self._vlan_argv(PortVlans()), *isolated]
+        return [joined, *self._vlan_argv(PortVlans()), *self._flags_argv(Port("", "", ""))]
 
     def delete_argv(self, place: Place) -> list[Argv]:
         return [["ip", "link", "set", "dev", self.link, "nomaster"]]
@@ -60,8 +60,12 @@ class Port:
         assert isinstance(before, Port)
         if before.bridge != self.bridge:
             return self.create_argv(place)
-        isolated = [_isolated(self.link, "on" if self.isolated else "off")] if before.isolated != self.isolated else []
-        return [*self._vlan_argv(before.vlans or PortVlans()), *isolated]
+        return [*self._vlan_argv(before.vlans or PortVlans()), *self._flags_argv(before)]
+
+    def _flags_argv(self, had: Port) -> list[Argv]:
+        flags = (("isolated", had.isolated, self.isolated), ("hairpin", had.hairpin, self.hairpin))
+        changed = ((name, "on" if want else "off") for name, before, want in flags if before != want)
+        return [["bridge", "link", "set", "dev", self.link, name, word] for name, word in changed]
 
     def _vlan_argv(self, had: PortVlans) -> list[Argv]:
         """From the VLANs it had, or was born with, to its own; a bridge that ceases to look at them remembers none."""
@@ -80,7 +84,3 @@ def is_uplink(owner: Owner | None, link: str) -> bool:
 
 def _vlan(word: str, link: str, vid: int) -> Argv:
     return ["bridge", "vlan", word, "vid", str(vid), "dev", link]
-
-
-def _isolated(link: str, word: str) -> Argv:
-    return ["bridge", "link", "set", "dev", link, "isolated", word]

@@ -168,6 +168,16 @@ class _Container(NamedTuple):
     tags: Tags
 
 
+def publisher(protocol: str, port: int) -> str:
+    """The name of the container for which Docker publishes a port of the host's; "": none, or Docker does not say."""
+    try:
+        listed = DockerRuntime()._get("/containers/json") or []
+    except ContainerError:
+        return ""
+    fitting = (e for e in listed for p in e.get("Ports") or () if (p.get("Type"), p.get("PublicPort")) == (protocol, port))
+    return next(map(_name, fitting), "")
+
+
 class _Containers:
     """What the daemon listed, by name and by ID; `names`: by ID."""
 

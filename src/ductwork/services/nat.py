@@ -79,16 +79,13 @@ def forwarding(
     legs = {leg.version for leg in network.legs.get(host, ())}
     found: list[Resource] = leg_forwarding(device, legs - versions, facts, owner)
     if 4 in versions:
-        found += _forwarding(4, "net/ipv4/conf/{}/forwarding", device, facts, owner)
+        found += ways_out(4, device, facts, owner)
     elif 4 not in legs:
         found.append(Sysctl(HOST, f"net/ipv4/conf/{device}/forwarding", "0", link=device, owner=owner))
     if 6 not in versions | legs and has_ipv6 and _HAS_FORCE_FORWARDING in facts.sysctls:
         found.append(Sysctl(HOST, f"net/ipv6/conf/{device}/force_forwarding", "0", link=device, owner=owner))
-    if 6 in versions and facts.sysctls.get(_ALL_FORWARDING) == "0":
-        if _HAS_FORCE_FORWARDING in facts.sysctls:
-            found += _forwarding(6, "net/ipv6/conf/{}/force_forwarding", device, facts, owner)
-        else:
-            found += _forwarding_everywhere(facts, owner)
+    if 6 in versions:
+        found += ways_out(6, device, facts, owner)
     return found
 
 
@@ -104,6 +101,17 @@ def leg_forwarding(device: str, versions: Iterable[int], facts: Facts, owner: Ow
             else:
                 found += _forwarding_everywhere(facts, owner)
     return found
+
+
+def ways_out(version: int, device: str, facts: Facts, owner: Owner) -> list[Resource]:
+    """Forwarding of a family between `device` and the foreign devices, where these do not forward already."""
+    if version == 4:
+        return list(_forwarding(4, "net/ipv4/conf/{}/forwarding", device, facts, owner))
+    if facts.sysctls.get(_ALL_FORWARDING) != "0":
+        return []
+    if _HAS_FORCE_FORWARDING in facts.sysctls:
+        return list(_forwarding(6, "net/ipv6/conf/{}/force_forwarding", device, facts, owner))
+    return list(_forwarding_everywhere(facts, owner))
 
 
 def sysctl_paths(facts: Facts) -> tuple[str, ...]:

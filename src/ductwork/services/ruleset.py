@@ -60,9 +60,32 @@ _INET_SETS = (
     ("set", "masked_legs", "type ifname;"),
 )
 
+_PORT_SETS = (
+    # (protocol, port) of whatever address of the host's → where it leads to. Counted are new connections
+    ("map", "ports4", "type inet_proto . inet_service : ipv4_addr . inet_service; counter;"),
+    ("map", "ports6", "type inet_proto . inet_service : ipv6_addr . inet_service; counter;"),
+    # (address, protocol, port) → the same; these come first
+    ("map", "ports_at4", "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter;"),
+    ("map", "ports_at6", "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; counter;"),
+    # devices behind which there are containers with published ports
+    ("set", "served", "type ifname;"),
+    # devices, and bridges below them, by which no packet of the host's loopback may come in
+    ("set", "no_loopback", "type ifname;"),
+    # served devices that forward for the sake of the ports alone
+    ("set", "closed", "type ifname;"),
+    # (address or subnet, served device): replies do not come back through this host unless it is the source …
+    ("set", "behind4", "type ipv4_addr . ifname; flags interval;"),
+    ("set", "behind6", "type ipv6_addr . ifname; flags interval;"),
+    # … nor do they from a container to a neighbour: (subnet, served device)
+    ("set", "beside4", "type ipv4_addr . ifname; flags interval;"),
+    ("set", "beside6", "type ipv6_addr . ifname; flags interval;"),
+)
+
 _FORWARD = (
     # Before all else: what is established, too.
     "iifname . oifname @isolated drop",
+    # What is published is reached through its port, from wherever; and its replies.
+    "ct status dnat jump published",
     # Before any look at conntrack: of a connection bridged through a VXLAN it may have seen one half, and call it invalid.
     "iifname . oifname @flows goto allow",
     # Nothing can tell a bridged frame from a routed packet here but that it leaves by the bridge it came from.
@@ -73,6 +96,8 @@ _FORWARD = (
     "meta nfproto ipv6 iifname @lent6 oifname @lent6 drop",
     "iifname @lan_legs goto no_further",
     "iifname != @bridges oifname @lan_legs goto no_further",
+    "iifname @closed drop",
+    "oifname @closed drop",
     # Before the established ones, so that a network that becomes internal loses its connections.
     "iifname @internal drop",
     "oifname @internal drop",
@@ -84,6 +109,54 @@ _FORWARD = (
     "iifname @guarded ct state invalid drop",
     "iifname @bridges goto allow",
     "oifname @bridges goto allow",
+)
+
+_PORTED = "meta l4proto { tcp, udp, sctp }"
+"""Before any look at `th`, nft wants to know that there are ports."""
+
+_PORTS = (
+    # With route_localnet, which 127.0.0.1 needs for its ports, the kernel takes such packets from the wire too.
+    _Chain(
+        "loopback",
+        "type filter hook prerouting priority raw; policy accept;",
+        ("iifname @no_loopback ip saddr 127.0.0.0/8 drop", "iifname @no_loopback ip daddr 127.0.0.0/8 drop"),
+    ),
+    # The kernel cannot translate ::1: whoever listens there answers, or nobody does, at once.
+    _Chain(
+        "ports",
+        "",
+        (
+            "fib daddr type != local return",
+            "ip6 daddr ::1 return",
+            f"{_PORTED} dnat ip to ip daddr . meta l4proto . th dport map @ports_at4",
+            f"{_PORTED} dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports_at6",
+            f"{_PORTED} dnat ip to meta l4proto . th dport map @ports4",
+            f"{_PORTED} dnat ip6 to meta l4proto . th dport map @ports6",
+        ),
+    ),
+    # Ahead of everybody's dstnat, as below.
+    _Chain("ports_in", "type nat hook prerouting priority dstnat - 10; policy accept;", ("jump ports",)),
+    _Chain("ports_out", "type nat hook output priority -110; policy accept;", ("oifname lo jump ports",)),
+    _Chain("published", "", ("oifname @served goto allow", "ct direction reply iifname @served goto allow")),
+    # A connection to a published port keeps its source, whatever network that is in, unless replies would not come back.
+    _Chain(
+        "ports_source",
+        "type nat hook postrouting priority srcnat - 20; policy accept;",
+        ("ct status dnat oifname @served goto published_source",),
+    ),
+    _Chain(
+        "published_source",
+        "",
+        (
+            "ip saddr 127.0.0.0/8 masquerade",
+            "ip saddr . oifname @beside4 masquerade",
+            "ip6 saddr . oifname @beside6 masquerade",
+            "ip daddr . oifname @behind4 masquerade",
+            "ip6 daddr . oifname @behind6 masquerade",
+            "snat ip to ip saddr",
+            "snat ip6 to ip6 saddr",
+        ),
+    ),
 )
 
 _INET = (
@@ -244,7 +317,7 @@ _BRIDGE = (
 
 def inet_table(owner: Owner) -> NftTable:
     """Forwarding and address translation of all networks of ours."""
-    return _table("inet", _INET_SETS, _INET, owner)
+    return _table("inet", _INET_SETS + _PORT_SETS, _INET + _PORTS, owner)
 
 
 def bridge_table(owner: Owner) -> NftTable:

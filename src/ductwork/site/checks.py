@@ -14,6 +14,7 @@ from ductwork.site.check_bridges import BRIDGE_CHECKS
 from ductwork.site.check_labels import LABEL_CHECKS
 from ductwork.site.check_networks import NETWORK_CHECKS
 from ductwork.site.check_nics import NIC_CHECKS
+from ductwork.site.check_ports import PORT_CHECKS
 from ductwork.site.check_routers import ROUTER_CHECKS
 from ductwork.site.draft import Draft
 
@@ -24,6 +25,7 @@ CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     *ATTACHMENT_CHECKS,
     *LABEL_CHECKS,
     *ROUTER_CHECKS,
+    *PORT_CHECKS,
 )
 
 

@@ -6,8 +6,8 @@ from ipaddress import IPv6Address, ip_network
 
 from ductwork.resources import IPAddress, IPInterface
 from ductwork.site import draft as drafts
-from ductwork.site.draft import Draft, Plug
-from ductwork.site.model import Attachment, Host, Nat, Network, Router, Site, StaticRoute
+from ductwork.site.draft import Draft, Opening, Plug
+from ductwork.site.model import Attachment, Host, Nat, Network, PublishedPort, Router, Site, StaticRoute
 from ductwork.site.schema import NetworkModel, RouteModel, RouterModel
 from ductwork.site.values import interface
 
@@ -21,6 +21,7 @@ def to_site(draft: Draft, name: str) -> Site:
         attachments=tuple(_attachment(plug) for plug in draft.plugs),
         labels=draft.labels,
         routers=tuple(_router(model) for model in draft.routers.values()),
+        ports=tuple(_port(port) for port in draft.ports),
     )
 
 
@@ -65,6 +66,23 @@ def _attachment(plug: Plug) -> Attachment:
 def _router(model: RouterModel) -> Router:
     every = tuple((one, other) for one in model.legs for other in model.legs if one != other)
     return Router(model.name, model.host, model.legs, every if model.allow is None else model.allow, model.masquerade)
+
+
+def _port(port: Opening) -> PublishedPort:
+    model, plug = port.model, port.plug
+    assert plug is not None
+    return PublishedPort(
+        container=model.to.container,
+        interface=plug.interface,
+        network=plug.model.network,
+        host=model.host,
+        protocol=model.protocol,
+        first=model.listen.first,
+        last=model.listen.last,
+        to=model.to.first,
+        to_one=model.to.first == model.to.last,
+        address=model.listen.address,
+    )
 
 
 def _with_prefix(plug: Plug, address: IPAddress) -> IPInterface:

@@ -16,7 +16,7 @@ from ductwork import naming
 from ductwork.drivers import on_host
 from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site.model import AddressRange
-from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel, RouterModel
+from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel, PortModel, RouterModel
 from ductwork.site.values import special_address
 
 NIC_KEYS = ("uplink", "parent", "device")
@@ -39,6 +39,19 @@ class Plug:
 
 
 @dataclass(slots=True)
+class Opening:
+    """A published port. `plug`: whose port it is; None where that is unknown or wrong."""
+
+    index: int
+    model: PortModel
+    plug: Plug | None = None
+
+    @property
+    def path(self) -> tuple[str | int, ...]:
+        return ("ports", self.index)
+
+
+@dataclass(slots=True)
 class Draft:
     """`machine`: this machine's name, the seed of MACs where the file has no hosts."""
 
@@ -53,6 +66,7 @@ class Draft:
     label_paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
     """Where each of them is written."""
     routers: dict[int, RouterModel] = field(default_factory=dict)
+    ports: list[Opening] = field(default_factory=list)
     plugs_of: dict[str, list[Plug]] = field(default_factory=dict)
     """Network → its attachments, in file order."""
     hosts_of: dict[str, list[str]] = field(default_factory=dict)
@@ -71,6 +85,7 @@ class Draft:
             if plug.network is not None:
                 self.plugs_of[model.network].append(plug)
                 used[model.network].add(model.host)
+        self._find_targets()
         every = [name for name in self.hosts if name] or ([] if self.host_names else [""])
         anywhere = {name for name, model in self.networks.items() if name in self.labels and not model.hosts}
         self.hosts_of = {name: [host for host in every if host in used[name] or name in anywhere] for name in self.networks}
@@ -89,6 +104,16 @@ class Draft:
                 if name in self.networks:
                     legs = self.networks[name].legs
                     legs[router.host] = (*legs.get(router.host, ()), *addresses)
+
+    def _find_targets(self) -> None:
+        """The attachment that a port means: the first of the container's in the network named, or its only one."""
+        plugs: dict[tuple[str, str], list[Plug]] = defaultdict(list)
+        for plug in self.plugs:
+            plugs[plug.model.host, plug.model.container].append(plug)
+        for port in self.ports:
+            its = plugs.get((port.model.host, port.model.to.container), [])
+            meant = [plug for plug in its if port.model.network in ("", plug.model.network)]
+            port.plug = meant[0] if (port.model.network and meant) or len(meant) == 1 else None
 
     def _name_interfaces(self) -> None:
         """eth1, eth2, … in file order by host and container, past the names that are written."""

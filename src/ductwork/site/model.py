@@ -138,6 +138,40 @@ class Router:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A port of a host's, or a range of them, that leads to a container attached there (`container` and `interface`).
+
+    `address`: where it listens; None: on every address of the host's, an unspecified one: on all of its family. `to`: the
+    container's port; a range leads to as many behind it, unless `to_one`. `origin`: who publishes it (contract 1.8).
+    """
+
+    container: str
+    interface: str
+    network: str
+    host: str
+    protocol: Literal["tcp", "udp", "sctp"]
+    first: int
+    last: int
+    to: int
+    to_one: bool = False
+    address: IPAddress | None = None
+    origin: str = "site"
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """Whose port it is: the attachment's (container, interface)."""
+        return (self.container, self.interface)
+
+    @property
+    def listen(self) -> str:
+        """As the site file has it: `8088`, `[fd00::1]:8000-8010`."""
+        ports = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        if self.address is None:
+            return ports
+        return f"[{self.address}]:{ports}" if self.address.version == 6 else f"{self.address}:{ports}"
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A whole file. `hosts` is empty where the file speaks of this machine alone. `labels`: the networks that containers may
     ask for by labels → the ranges that they may ask addresses in, none for all of the network."""
@@ -146,6 +180,7 @@ class Site:
     hosts: Mapping[str, Host] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
     labels: Mapping[str, tuple[AddressRange, ...]] = field(default_factory=dict)
     routers: tuple[Router, ...] = ()
 

@@ -166,6 +166,12 @@ LabelPolicy = Annotated[
         }
     ),
 ]
+ListenAt = Annotated[
+    values.Listen,
+    _checked(values.listen),
+    WithJsonSchema({"type": ["integer", "string"], "description": "PORT, FIRST-LAST, ADDRESS:PORT or [V6]:PORT"}),
+]
+TargetPort = Annotated[values.PortTarget, _checked(values.port_target), _text(":[0-9]+(-[0-9]+)?$")]
 Mtu = Annotated[
     int | None, _checked(values.mtu), WithJsonSchema({"type": "integer", "minimum": values.MIN_MTU, "maximum": values.MAX_MTU})
 ]
@@ -228,6 +234,16 @@ class RouterModel(Model):
         default=None, description="between which networks new connections pass: [[FROM, TO], …]; default: all to all"
     )
     masquerade: bool = Field(default=False, description="what leaves by a leg has the leg's address")
+
+
+class PortModel(Model):
+    """A port of a host's that leads to a container attached there."""
+
+    listen: ListenAt = Field(description="PORT, FIRST-LAST, ADDRESS:PORT or [V6]:PORT; without address: on all of the host's")
+    to: TargetPort = Field(description="CONTAINER:PORT, or a range as long as `listen`")
+    host: str = Field(default="", description="the host that listens; needed where there are hosts")
+    network: str = Field(default="", description="which attachment is meant, where the container has several")
+    protocol: Literal["tcp", "udp", "sctp"] = Field(default="tcp", description="tcp, udp or sctp")
 
 
 class NetworkModel(Model):
@@ -338,7 +354,7 @@ class SiteModel(Model):
         default="deny", description="what containers may ask for by labels: networks, or networks with ranges of addresses"
     )
     routers: list[RouterModel] = Field(default=[], description="hosts that route between networks")
-    ports: list[Any] = Field(default=[], max_length=0, description="not in this version yet")
+    ports: list[PortModel] = Field(default=[], description="ports of hosts that lead to containers")
 
 
 def json_schema() -> dict[str, Any]:

@@ -17,12 +17,13 @@ from pydantic_core import ErrorDetails
 from ductwork.errors import Problem
 from ductwork.site import schema, values
 from ductwork.site.document import shorten
-from ductwork.site.draft import Draft, Plug
+from ductwork.site.draft import Draft, Opening, Plug
 from ductwork.site.schema import (
     AttachmentModel,
     HostModel,
     Model,
     NetworkModel,
+    PortModel,
     RouteModel,
     RouterModel,
     SiteModel,
@@ -65,17 +66,16 @@ def read_shape(data: object, machine: str) -> tuple[Shape, list[Problem]]:
     draft.plugs = [Plug(*item) for item in _items(data, "attachments", AttachmentModel, "container", problems)]
     draft.routers = dict(_items(data, "routers", RouterModel, "name", problems))
     _read_labels(data.get("labels"), draft, problems)
+    draft.ports = _ports(data, problems)
     draft.derive()
     return Shape(_name(data, problems), draft), problems
 
 
 def _top_level(data: dict[str, object]) -> Iterable[Problem]:
     allowed = SiteModel.model_fields
-    for key, value in data.items():
+    for key in data:
         if key not in allowed:
             yield _unknown_key((key,), allowed)
-        elif key == "ports" and value not in (None, []):
-            yield Problem((key,), f"`{key}` {NOT_YET}", f"delete it, or write `{key}: []`", on_key=True)
 
 
 def _name(data: dict[str, object], problems: list[Problem]) -> str:
@@ -178,6 +178,21 @@ def _read_labels(value: object, draft: Draft, problems: list[Problem]) -> None:
             draft.label_paths[name] = path
         except values.Refused as error:
             problems.append(Problem(path, f"`labels`: {error.message}", error.hint))
+
+
+def _ports(data: dict[str, object], problems: list[Problem]) -> list[Opening]:
+    items = data.get("ports")
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        problems.append(Problem(("ports",), f"`ports` is a list, not {describe(items)}", "begin each port with `- listen: …`"))
+        return []
+    found = []
+    for index, item in enumerate(items):
+        model = _validated(PortModel, item, ("ports", index), problems, "write `- listen: …`")
+        if model is not None:
+            found.append(Opening(index, model))
+    return found
 
 
 def _validated(kind: type[SomeModel], value: object, path: Path, problems: list[Problem], hint: str) -> SomeModel | None:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_network
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ductwork.naming import IFNAMSIZ
 from ductwork.resources import IPAddress, IPInterface, IPNetwork
@@ -24,6 +24,7 @@ MIN_MTU, MAX_MTU = 68, 65535
 
 MIN_RATE, MAX_RATE = 8_000, 100 * 10**9
 """Bits per second."""
+MAX_PORT = 65535
 MAX_VLAN = 4094
 """IEEE 802.1Q: 0 and 4095 mean something else."""
 
@@ -228,8 +229,9 @@ def container(value: object) -> str:
 def interface_name(value: object) -> str:
     """A name that the kernel takes (dev_valid_name in net/core/dev.c), of an interface other than the loopback."""
     word = text(value, "eth1")
-    if len(word.encode()) > IFNAMSIZ:
-        raise Refused(f"{describe(word)} has {len(word.encode())} characters", f"{IFNAMSIZ} are the most")
+    length = len(word.encode(errors="replace"))
+    if length > IFNAMSIZ:
+        raise Refused(f"{describe(word)} has {length} characters", f"{IFNAMSIZ} are the most")
     if not word or re.search(r"[\s/:%]", word) or not word.isprintable() or word in {".", ".."}:
         hint = "no `/`, `:`, `%` or white space, and not `.` or `..`; such as `eth1`"
         raise Refused(f"{describe(word)} is no interface name", hint)
@@ -296,6 +298,71 @@ def allowed_pairs(value: object) -> tuple[tuple[str, str], ...]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)):
             raise Refused(f"{describe(pair)} is no pair of two names", forms)
     return tuple((source, target) for source, target in value)
+
+
+class Listen(NamedTuple):
+    """Ports `first` to `last`; `address` None: on every address."""
+
+    address: IPAddress | None
+    first: int
+    last: int
+
+
+class PortTarget(NamedTuple):
+    """Ports `first` to `last` of a container."""
+
+    container: str
+    first: int
+    last: int
+
+
+def listen(value: object) -> Listen:
+    """PORT, FIRST-LAST, ADDRESS:PORT or [V6]:PORT."""
+    forms = "write `8088`, `8000-8010`, `192.0.2.1:8088` or `[2001:db8::1]:8088`"
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise Refused(f"{describe(value)} is no port", forms)
+    host, colon, ports = value.rpartition(":")
+    if not colon:
+        return Listen(None, *port_range(ports, forms))
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        found = ip_address(host.strip("[]"))
+    except ValueError:
+        raise Refused(f"{describe(value)} is no place to listen", forms) from None
+    if bracketed != (found.version == 6):
+        raise Refused(f"{describe(value)} is no place to listen", "an IPv6 address is in brackets, and no other is: " + forms)
+    if "%" in host or found.is_multicast or found.is_link_local:
+        raise Refused(f"`{found}` is no address that others can reach", "write a global address of the host's")
+    return Listen(found, *port_range(ports, forms))
+
+
+def port_target(value: object) -> PortTarget:
+    """CONTAINER:PORT or CONTAINER:FIRST-LAST."""
+    forms = "write CONTAINER:PORT, such as `netns:web:80`"
+    word = text(value, "netns:web:80")
+    name, colon, ports = word.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]+(-[0-9]+)?", ports):
+        raise Refused(f"{describe(word)} has no port", forms)
+    return PortTarget(container(name), *port_range(ports, forms))
+
+
+def protocol(value: object) -> Literal["tcp", "udp", "sctp"]:
+    match value:
+        case "tcp" | "udp" | "sctp":
+            return value
+    raise Refused(f"{describe(value)} is no protocol of ports", "write tcp, udp or sctp")
+
+
+def port_range(word: str, forms: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", word)
+    bounds = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not all(1 <= bound <= MAX_PORT for bound in bounds):
+        raise Refused(f"{describe(word)} is no port", f"from 1 to {MAX_PORT}: {forms}")
+    if bounds[0] > bounds[1]:
+        raise Refused(f"{describe(word)} ends before it begins", f"write `{bounds[1]}-{bounds[0]}`")
+    return bounds
 
 
 def nat(value: object) -> Nat:

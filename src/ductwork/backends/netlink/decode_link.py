@@ -38,6 +38,8 @@ MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 ISOLATED = 33
 """IFLA_BRPORT_ISOLATED, kernel 4.18."""
+HAIRPIN = 4
+"""IFLA_BRPORT_MODE."""
 PVID, UNTAGGED = 0x02, 0x04
 """BRIDGE_VLAN_INFO_*."""
 NO_NAMESPACE = -1
@@ -206,7 +208,8 @@ def is_port(found: Attributes) -> bool:
 def port(member: Link, bridge: str, found: Attributes, vlans: PortVlans | None) -> Port:
     """`found`: the member's attributes, what its bridge keeps of it among them (IFLA_INFO_SLAVE_DATA)."""
     told = find(found.get(18, b""), _INFO_SLAVE_DATA) or b""
-    return Port(member.netns, member.name, bridge, member.owner, vlans, isolated=find(told, ISOLATED) == b"\1")
+    isolated, hairpin = (find(told, flag) == b"\1" for flag in (ISOLATED, HAIRPIN))
+    return Port(member.netns, member.name, bridge, member.owner, vlans, isolated=isolated, hairpin=hairpin)
 
 
 def vlans(body: bytes) -> tuple[int, PortVlans]:

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 
-from ductwork.backends.netlink.decode_link import IFF_UP, IPVLAN_MODES, ISOLATED, MACVLAN_MODES, NO_NAMESPACE, PVID, UNTAGGED
+from ductwork.backends.netlink.decode_link import (
+    HAIRPIN,
+    IFF_UP,
+    IPVLAN_MODES,
+    ISOLATED,
+    MACVLAN_MODES,
+    NO_NAMESPACE,
+    PVID,
+    UNTAGGED,
+)
 from ductwork.backends.netlink.encode import AF_BRIDGE, RTM_DELLINK, RTM_NEWLINK, RTM_NEWNSID, RTM_SETLINK
 from ductwork.backends.netlink.wire import NLM_F_CREATE, NLM_F_EXCL, Message, attribute, nested, text, u32
 from ductwork.resources import (
@@ -19,6 +28,7 @@ from ductwork.resources import (
     IpvlanSpec,
     Link,
     MacvlanSpec,
+    Port,
     PortVlans,
     VlanSpec,
     VxlanSpec,
@@ -160,8 +170,12 @@ def update_bridge(index: int, after: BridgeSpec | None) -> Message:
     return Message(RTM_NEWLINK, 0, ifinfo(index) + nested(18, text(1, "bridge"), nested(2, _telling_vlans_apart(after))))
 
 
-def isolate(index: int, isolated: bool) -> Message:
-    return _bridge_setting(index, RTM_SETLINK, nested(12, attribute(ISOLATED, b"\1" if isolated else b"\0")))
+def port_flags(index: int, had: Port, want: Port) -> Iterator[Message]:
+    """What differs of a bridge's port but its VLANs."""
+    flags = ((ISOLATED, had.isolated, want.isolated), (HAIRPIN, had.hairpin, want.hairpin))
+    body = b"".join(attribute(flag, b"\1" if after else b"\0") for flag, before, after in flags if before != after)
+    if body:
+        yield _bridge_setting(index, RTM_SETLINK, nested(12, body))
 
 
 def port_vlans(index: int, had: PortVlans | None, want: PortVlans | None) -> Iterator[Message]:

@@ -237,8 +237,7 @@ class Context:
             yield encode_link.set_master(index, self._index(port.bridge))
         if port.vlans is not None:
             yield from encode_link.port_vlans(index, None, port.vlans)
-        if port.isolated:
-            yield encode_link.isolate(index, isolated=True)
+        yield from encode_link.port_flags(index, replace(port, isolated=False, hairpin=False), port)
 
     def _create_address(self, position: int, address: Address, batch: Batch) -> None:
         index = self._index(address.link)
@@ -305,11 +304,10 @@ class Context:
         index = self._index(after.link)
         if before.bridge != after.bridge:
             yield encode_link.set_master(index, self._index(after.bridge))
-            before = replace(before, vlans=None, isolated=False)
+            before = replace(before, vlans=None, isolated=False, hairpin=False)
         if before.vlans != after.vlans:
             yield from encode_link.port_vlans(index, before.vlans, after.vlans)
-        if before.isolated != after.isolated:
-            yield encode_link.isolate(index, after.isolated)
+        yield from encode_link.port_flags(index, before, after)
 
     def _change_route(self, before: Route, after: Route) -> Iterator[Message]:
         """A route is known by destination, metric, table and TOS; one that differs in these is another, which comes first. So

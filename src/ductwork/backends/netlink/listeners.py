@@ -1,0 +1,135 @@
+"""Who listens on this host, over sock_diag: a port that is published must be nobody else's.
+
+Invariant: only looks. Sources: include/uapi/linux/sock_diag.h and inet_diag.h.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from ductwork.backends.netlink.wire import NetlinkSocket, attributes
+from ductwork.resources import IPAddress, Key, NftElement
+
+_SOCK_DIAG, _BY_FAMILY = 4, 20
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_LISTEN, _UNCONNECTED = 1 << 10, 1 << 7
+"""TCP_LISTEN; TCP_CLOSE, which UDP's sockets are in unless they are connected to one peer."""
+_V6ONLY = 11
+_HEAD = struct.Struct("=BBBxI")
+_PORT = struct.Struct("!H")
+_INODE = struct.Struct("=I")
+_INODE_AT = 68
+_LOOPBACK6 = IPv6Address(1)
+
+
+class Listener(NamedTuple):
+    """`families`: those that it takes packets of."""
+
+    address: IPAddress
+    port: int
+    inode: int
+    families: tuple[int, ...]
+
+
+class Port(NamedTuple):
+    """An element of a map of published ports, as numbers; `address` None: every address of the family."""
+
+    protocol: str
+    port: int
+    family: int
+    address: IPAddress | None
+
+
+def port_of(element: NftElement) -> Port:
+    *where, protocol, port = element.parts
+    family = int(element.set_name[-1])
+    kind = IPv4Address if family == 4 else IPv6Address
+    return Port(protocol, int(port), family, kind(where[0]) if where else None)
+
+
+def holders(elements: Sequence[NftElement], publisher: Callable[[str, int], str]) -> dict[Key, str]:
+    """Of ports that are about to be published, those that somebody listens on → who that is. `publisher`: the container for
+    which Docker listens on a port of a protocol, or ""."""
+    wanted = {element.key: port_of(element) for element in elements}
+    found: dict[Key, tuple[Port, Listener]] = {}
+    for protocol in dict.fromkeys(port.protocol for port in wanted.values()):
+        its = {key: port for key, port in wanted.items() if port.protocol == protocol}
+        numbers = {port.port for port in its.values()}
+        by_port: dict[int, list[Listener]] = {}
+        for listener in _listeners(protocol, numbers):
+            by_port.setdefault(listener.port, []).append(listener)
+        for key, port in its.items():
+            in_the_way = [listener for listener in by_port.get(port.port, ()) if _holds(listener, port)]
+            if in_the_way:
+                found[key] = (port, in_the_way[0])
+    if not found:
+        return {}
+    processes = _processes({listener.inode for _, listener in found.values()})
+    return {key: _who(port, processes.get(listener.inode), publisher) for key, (port, listener) in found.items()}
+
+
+def _holds(listener: Listener, port: Port) -> bool:
+    """What listens on ::1 alone loses nothing: the kernel does not translate that address."""
+    if port.family not in listener.families or listener.address == _LOOPBACK6:
+        return False
+    return port.address is None or listener.address.is_unspecified or listener.address == port.address
+
+
+def _listeners(protocol: str, ports: set[int]) -> Iterator[Listener]:
+    """All that listen, or those on one port. A kernel without the protocol has none."""
+    with suppress(OSError), NetlinkSocket(_SOCK_DIAG) as diag:
+        diag.enlarge()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            states = _LISTEN if protocol != "udp" else _UNCONNECTED
+            (asked,) = ports if len(ports) == 1 else (0,)
+            head = _HEAD.pack(family, _PROTOCOLS[protocol], 0, states)
+            with suppress(OSError):
+                for answer in diag.dump(_BY_FAMILY, head + _PORT.pack(asked) + bytes(46)):
+                    yield _listener(family, answer)
+
+
+def _listener(family: int, answer: bytes) -> Listener:
+    """struct inet_diag_msg."""
+    (port,) = _PORT.unpack_from(answer, 4)
+    (inode,) = _INODE.unpack_from(answer, _INODE_AT)
+    if family == socket.AF_INET:
+        return Listener(IPv4Address(answer[8:12]), port, inode, (4,))
+    address = IPv6Address(answer[8:24])
+    if address.ipv4_mapped:
+        return Listener(address.ipv4_mapped, port, inode, (4,))
+    only = attributes(answer, 72).get(_V6ONLY) != b"\0"
+    return Listener(address, port, inode, (6,) if only or not address.is_unspecified else (4, 6))
+
+
+def _processes(inodes: Iterable[int]) -> Mapping[int, tuple[str, int]]:
+    """Socket → (name, number) of a process that has it open."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, tuple[str, int]] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    inode = wanted.get(os.readlink(descriptor.path))
+                    if inode is not None and inode not in found:
+                        with open(f"/proc/{pid}/comm") as comm:
+                            found[inode] = (comm.read().strip(), int(pid))
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def _who(port: Port, process: tuple[str, int] | None, publisher: Callable[[str, int], str]) -> str:
+    if process is None:
+        return "a process that cannot be seen"
+    name, pid = process
+    if name.startswith("docker"):
+        container = publisher(port.protocol, port.port)
+        if container:
+            return f"Docker, for its container {container}"
+    return f"{name} (process {pid})"

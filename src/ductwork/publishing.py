@@ -1,0 +1,432 @@
+"""`publish` and `unpublish`: ports of a running container, opened and closed by hand, and remembered.
+
+Invariant: one more port costs no reading of the others: what is looked at is the container, its pair's end on the host and the
+elements themselves. Only where a network gets its first port, or loses its last, is the whole host looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
+from typing import Any, Literal
+
+from ductwork import desire, serial
+from ductwork.errors import ConflictError, ContainerError, UsageError
+from ductwork.goals import NOT_VIGILANT, PUBLISH, KnownNetwork, Observation, Vigilance
+from ductwork.naming import host_ifname
+from ductwork.reconciler import Reconciler, Report
+from ductwork.resources import (
+    HOST,
+    Address,
+    Create,
+    Delete,
+    IPAddress,
+    Key,
+    Link,
+    NftElement,
+    Owner,
+    Port,
+    Resource,
+    State,
+    Sysctl,
+)
+from ductwork.services import ports
+from ductwork.site.model import PublishedPort, Site
+from ductwork.site.values import RUNTIMES, Listen, PortTarget
+from ductwork.store import Store
+
+Protocol = Literal["tcp", "udp", "sctp"]
+PUBLICATIONS = "publications"
+_CLOSED = "closed publications"
+"""Those that `undo` may open again."""
+_BY_FILE = "ports"
+"""Site → what its file publishes here."""
+SERVED = "served"
+"""SITE/NETWORK → the attachments that the site's file publishes ports of: what `unpublish` has to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """The values have passed `site.values`. `network`: which attachment is meant; "": the container's only one."""
+
+    listen: Listen
+    to: PortTarget
+    protocol: Protocol = "tcp"
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A container's attachment as it is. `returns`: see `ports.Target`."""
+
+    owner: Owner
+    known: KnownNetwork
+    target: ports.Target
+
+    @property
+    def id(self) -> tuple[str, str]:
+        return (self.owner.container, self.owner.interface)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Nothing is wanted: a look at one container, some links of the host and some elements."""
+
+    container: str = ""
+    links: frozenset[str] | None = frozenset()
+    asked: Sequence[NftElement] = ()
+    title: str = ""
+    vigilance: Vigilance = NOT_VIGILANT
+    needs: str = ""
+    nics: Sequence[str] = ()
+    databases: frozenset[str] = frozenset()
+    thorough: bool = False
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        return [self.container] if self.container else []
+
+    def elements(self, state: State) -> Iterable[NftElement]:
+        return self.asked
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        return {}
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Some ports are to be open, others closed. `serving`: what their network needs on the host is to be made (True), to go
+    (False), or left as it is (None), without the host being looked at as a whole. `hairpin`: whether the container's port of
+    the bridge is to turn frames round."""
+
+    title: str
+    known: KnownNetwork
+    machine: str
+    id: tuple[str, str]
+    opened: Mapping[Key, Resource] = field(default_factory=dict)
+    closed: Mapping[Key, NftElement] = field(default_factory=dict)
+    target: ports.Target | None = None
+    serving: bool | None = None
+    hairpin: bool = True
+    vigilance: Vigilance = NOT_VIGILANT
+    nics: Sequence[str] = ()
+    databases: frozenset[str] = frozenset()
+    thorough: bool = False
+
+    @property
+    def links(self) -> frozenset[str] | None:
+        return frozenset({host_ifname(*self.id), self.known.bridge}) if self.serving is None else None
+
+    @property
+    def needs(self) -> str:
+        """Beside those of the site, which take them over when it is applied."""
+        return "" if self.serving is None else f"{self.known.site}/{PUBLISH}"
+
+    def containers(self, host: Iterable[Resource]) -> list[str]:
+        return []
+
+    def elements(self, state: State) -> Iterable[NftElement]:
+        return [element for element in (*self.opened.values(), *self.closed.values()) if isinstance(element, NftElement)]
+
+    def desired(self, observation: Observation) -> dict[Key, Resource]:
+        found = dict(self.opened)
+        port = observation.state.get(Key("port", HOST, (host_ifname(*self.id),)))
+        if isinstance(port, Port) and port.owner:
+            found[port.key] = replace(port, hairpin=self.hairpin)
+        if self.serving is not None:
+            its = self._of_the_network(observation)
+            found |= its if self.serving else {}
+            if not self.serving:
+                found |= {r.key: replace(r, value="0") for r in its.values() if isinstance(r, Sysctl) and _is_loopback(r)}
+        return found
+
+    def mine(self, resource: Resource, observed: State) -> bool:
+        if isinstance(resource, Port):
+            return resource.key.ident == (host_ifname(*self.id),)
+        if not isinstance(resource, NftElement) or resource.owner is None or resource.owner.site != self.known.site:
+            return False
+        if resource.set_name in ports.MAPS:
+            return resource.owner.origin == PUBLISH and (resource.key in self.opened or resource.key in self.closed)
+        return (
+            self.serving is not None and resource.set_name in ports.SETS and resource.owner.network == self.known.network.name
+        )
+
+    def _of_the_network(self, observation: Observation) -> dict[Key, Resource]:
+        network, bridge = self.known.network, self.known.bridge
+        site = Site(self.known.site, {}, {network.name: network})
+        sight = desire.view(site, self.known.host, self.machine, observation.facts, {})
+        found: list[Resource] = list(ports.network_resources(network, bridge, sight))
+        if self.target:
+            found += ports.target_resources(network, self.target, bridge, sight)
+        return {resource.key: resource for resource in found}
+
+
+class Publisher:
+    """`known`: a network that was applied here, by SITE/NETWORK."""
+
+    def __init__(self, reconciler: Reconciler, store: Store, machine: str, known: Callable[[str], KnownNetwork]) -> None:
+        self._reconciler = reconciler
+        self._store = store
+        self._machine = machine
+        self._known = known
+
+    def publish(self, request: PublishRequest) -> Report:
+        """Errors: `ConflictError` where the port is somebody's already; `ContainerError`, `UsageError`."""
+        found = self._find(request.to.container, request.network)
+        (address, first, last), (_, to, to_last) = request.listen, request.to
+        if to != to_last and to_last - to != last - first:
+            raise UsageError("the ranges are not of one length", "name as many ports, or one of the container's for all")
+        network, host = found.owner.network, found.known.host
+        port = PublishedPort(*found.id, network, host, request.protocol, first, last, to, to == to_last, address, PUBLISH)
+        self._refuse_unreached(port, found)
+        self._refuse_taken(port)
+        opened = {element.key: element for element in ports.elements(port, found.target.addresses, found.owner.site)}
+        device = ports.device_of(found.known.network, found.known.bridge)
+        served = ports.served(device, Owner(found.owner.site, "site", found.owner.network))
+        there = self._reconciler.observe(_Look(asked=[served])).state
+        alone = not found.known.network.external and found.target.returns != frozenset(found.target.addresses)
+        goal = _Change(
+            title=f"publish {port.listen}",
+            known=found.known,
+            machine=self._machine,
+            id=found.id,
+            opened=opened,
+            target=found.target,
+            serving=True if alone or served.key not in there else None,
+        )
+        value: dict[str, object] = {"site": found.owner.site, "port": serial.encode(port)}
+        return self._carry_out(goal, _key(port), value)
+
+    def unpublish(self, listen: Listen, protocol: Protocol) -> Report:
+        """Errors: `UsageError` where nothing is published there by hand."""
+
+        asked = PublishedPort("", "", "", "", protocol, listen.first, listen.last, 0, False, listen.address)
+        value: Any = self._store.remembered(PUBLICATIONS).get(_key(asked)) or self._marked(asked)
+        if value is None:
+            message = f"port {asked.listen}/{protocol} is not published by `ductwork publish`"
+            raise UsageError(
+                message, "`ductwork ports` shows what is; what a site file publishes goes when the file no longer says so"
+            )
+        return self._close(value["site"], serial.decode(value["port"]))
+
+    def close_all(self, container: str, interface: str) -> None:
+        """Those of an attachment that is about to go."""
+        for value in self._store.remembered(PUBLICATIONS).values():
+            port = serial.decode(value["port"])
+            if port.id == (container, interface):
+                self._close(str(value["site"]), port)
+
+    def remembered(self, site: str, host: str) -> tuple[PublishedPort, ...]:
+        """What is published by hand to a site's networks on a host."""
+        values = [value for value in self._store.remembered(PUBLICATIONS).values() if value["site"] == site]
+        return tuple(port for port in (serial.decode(value["port"]) for value in values) if port.host == host)
+
+    def all(self) -> Iterator[tuple[str, PublishedPort]]:
+        """(site, port) of everything that files and people publish here, whether or not its container runs."""
+        for site, value in self._store.remembered(_BY_FILE).items():
+            its: Any = value["ports"]
+            yield from ((site, serial.decode(port)) for port in its)
+        for value in self._store.remembered(PUBLICATIONS).values():
+            yield str(value["site"]), serial.decode(value["port"])
+
+    def relayed(self) -> dict[tuple[Protocol, int], tuple[IPAddress, int]]:
+        """(protocol, port) → where it leads, of the ports that are open at ::1 too; IPv6 rather than IPv4."""
+        at_loopback = (port for _, port in self.all() if port.address in (None, IPv6Address(0), ports.LOOPBACK6))
+        by_target: dict[tuple[str, str], list[PublishedPort]] = {}
+        for port in at_loopback:
+            by_target.setdefault(port.id, []).append(port)
+        leads: dict[tuple[Protocol, int], tuple[IPAddress, int]] = {}
+        for container in dict.fromkeys(container for container, _ in by_target):
+            for found in self._attachments(container):
+                addresses = found.target.addresses
+                if not addresses:
+                    continue
+                address = addresses[max(addresses)]
+                for port in by_target.get(found.id, ()):
+                    for number in range(port.first, port.last + 1):
+                        to = port.to if port.to_one else port.to + number - port.first
+                        leads[port.protocol, number] = (address, to)
+        return leads
+
+    def note(self, site: Site, host: str) -> None:
+        """What a site that has been applied publishes: that `unpublish` leaves what it needs."""
+        by_file = [port for port in site.ports if port.host == host and port.origin != PUBLISH]
+        told: dict[str, object] | None = {"ports": serial.encode(by_file)} if by_file else None
+        if self._store.remembered(_BY_FILE).get(site.name) != told:
+            self._store.remember(_BY_FILE, site.name, told)
+        served: dict[str, set[tuple[str, str]]] = {}
+        for port in by_file:
+            served.setdefault(f"{site.name}/{port.network}", set()).add(port.id)
+        known = self._store.remembered(SERVED)
+        for key in {*served, *(key for key in known if key.partition("/")[0] == site.name)}:
+            value: dict[str, object] | None = {"of": sorted(map(list, served[key]))} if key in served else None
+            if known.get(key) != value:
+                self._store.remember(SERVED, key, value)
+
+    def forget(self, site: str | None) -> None:
+        """With the site's networks, what was published to them is gone."""
+        for key, value in self._store.remembered(PUBLICATIONS).items():
+            if site in (None, value["site"]):
+                self._store.remember(PUBLICATIONS, key, None)
+        for kind in (SERVED, _BY_FILE):
+            for key in self._store.remembered(kind):
+                if site in (None, key.partition("/")[0]):
+                    self._store.remember(kind, key, None)
+
+    def undone(self, report: Report) -> None:
+        """What `undo` has closed again is no longer remembered; what it has opened again, is."""
+        closed = [o.before for o in report.operations if isinstance(o, Delete) and _is_published(o.before)]
+        opened = [o.after for o in report.operations if isinstance(o, Create) and _is_published(o.after)]
+        for kind, other, elements in ((PUBLICATIONS, _CLOSED, closed), (_CLOSED, PUBLICATIONS, opened)):
+            for key, value in self._store.remembered(kind).items() if elements else ():
+                port = serial.decode(value["port"])
+                if any(ports.is_of(port, element) for element in elements):
+                    self._store.remember(kind, key, None)
+                    self._store.remember(other, key, value)
+
+    def _close(self, site: str, port: PublishedPort) -> Report:
+        network = f"{site}/{port.network}"
+        others = [
+            other
+            for key, value in self._store.remembered(PUBLICATIONS).items()
+            if value["site"] == site and key != _key(port)
+            for other in (serial.decode(value["port"]),)
+            if other.network == port.network
+        ]
+        by_file: Any = self._store.remembered(SERVED).get(network, {}).get("of", ())
+        left = {(container, interface) for container, interface in by_file} | {other.id for other in others}
+        closed = {e.key: e for version in (4, 6) for e in ports.elements(port, {version: _ANY[version]}, site)}
+        goal = _Change(
+            title=f"unpublish {port.listen}",
+            known=self._known(network),
+            machine=self._machine,
+            id=port.id,
+            closed=closed,
+            serving=None if left else False,
+            hairpin=port.id in left,
+        )
+        report = self._carry_out(goal, _key(port), None)
+        self._store.remember(_CLOSED, _key(port), {"site": site, "port": serial.encode(port)})
+        return report
+
+    def _carry_out(self, goal: _Change, key: str, value: dict[str, object] | None) -> Report:
+        """Remembered, or forgotten, before the kernel tells the agent of it."""
+        former = self._store.remembered(PUBLICATIONS).get(key)
+        if former != value:
+            self._store.remember(PUBLICATIONS, key, value)
+        try:
+            return self._reconciler.carry_out(goal)
+        except BaseException:
+            if former != value:
+                self._store.remember(PUBLICATIONS, key, former)
+            raise
+
+    def _refuse_taken(self, port: PublishedPort) -> None:
+        for key, value in self._store.remembered(PUBLICATIONS).items():
+            other: PublishedPort = serial.decode(value["port"])
+            same_place = (other.protocol, other.address) == (port.protocol, port.address)
+            if same_place and other != port and other.first <= port.last and port.first <= other.last:
+                to = f"{other.container}:{other.to}"
+                raise ConflictError(
+                    f"port {other.listen}/{other.protocol} is published already, to {to}: nothing was touched",
+                    f"`ductwork unpublish {key.partition('/')[2]}` first, or choose another port",
+                )
+
+    @staticmethod
+    def _refuse_unreached(port: PublishedPort, found: _Found) -> None:
+        network = f"network {found.owner.network}"
+        if not found.target.addresses:
+            hint = "on a macvlan or ipvlan, `host_access` gives the host an interface beside the containers'"
+            raise UsageError(f"{network}: this host has no way to {found.owner.container} there", hint)
+        if port.address is not None and port.address.version not in found.target.addresses and port.address != ports.LOOPBACK6:
+            has = ", ".join(f"IPv{version}" for version in found.target.addresses)
+            raise UsageError(
+                f"{port.address}: the host reaches {port.container} by {has} alone", "name another address, or none"
+            )
+
+    # finding
+
+    def _find(self, reference: str, network: str) -> _Found:
+        found: list[_Found] = []
+        for name in _spellings(reference):
+            found = list(self._attachments(name))
+            if found:
+                break
+        if not found:
+            raise ContainerError(
+                f"{reference} is not running, or not attached by ductwork",
+                "`ductwork ps` lists what is; a container that is not running can have its ports in the site file",
+            )
+        if any(each.owner.origin not in ("site", "attach") for each in found):
+            hint = f"`ductwork attach {reference} {found[0].owner.network}`, or write it in the site file"
+            raise UsageError(f"{reference} is plugged in by its own labels: its ports cannot be published by hand", hint)
+        meant = [each for each in found if network in ("", each.owner.network, f"{each.owner.site}/{each.owner.network}")]
+        if len(meant) != 1:
+            names = ", ".join(each.owner.network for each in found)
+            raise UsageError(f"{reference} is in network {names}", "--network, one of these")
+        return meant[0]
+
+    def _attachments(self, name: str) -> Iterator[_Found]:
+        """Those of a container that is called so where it was attached."""
+        state = self._reconciler.observe(_Look(name)).state
+        inside = [r.name for r in state.values() if isinstance(r, Link) and r.netns == name]
+        if not inside:
+            return
+        observation = self._reconciler.observe(_Look(name, frozenset(host_ifname(name, each) for each in inside)))
+        links = [r for r in observation.state.values() if isinstance(r, Link) and r.netns == name and r.owner]
+        for link in links:
+            owner = link.owner
+            assert owner
+            yield _found(owner._replace(device="", home=0), self._known(f"{owner.site}/{owner.network}"), observation)
+
+    def _marked(self, asked: PublishedPort) -> Any:
+        """What the kernel's marks tell, where the store has lost it."""
+        looked_up = [e for version in (4, 6) for e in ports.elements(asked, {version: _ANY[version]}, "")]
+        state = self._reconciler.observe(_Look(asked=looked_up)).state
+        mine = [e for e in state.values() if isinstance(e, NftElement) and _is_published(e)]
+        if not mine:
+            return None
+        owner = mine[0].owner
+        assert owner
+        return {"site": owner.site, "port": serial.encode(replace(asked, network=owner.network, origin=PUBLISH))}
+
+
+def _found(owner: Owner, known: KnownNetwork, observation: Observation) -> _Found:
+    network = known.network
+    versions = ports.reached(network, known.host)
+    addresses: dict[int, IPAddress] = {}
+    for address in (r for r in observation.state.values() if isinstance(r, Address) and r.netns == owner.container):
+        here = address.link == owner.interface and network.subnet_of(address.address) is not None
+        if here and address.address.version in versions:
+            addresses.setdefault(address.address.version, address.address)
+    routes = sorted(observation.facts.containers[owner.container].default_routes, key=lambda route: route.metric)
+    first = {version: next((r for r in routes if r.to.version == version), None) for version in addresses}
+    out = [version for version, route in first.items() if route and route.link == owner.interface]
+    returns = (version for version in out if ports.holds_gateway(network, version, known.host))
+    return _Found(owner, known, ports.Target(addresses, frozenset(returns)))
+
+
+def _spellings(reference: str) -> Iterator[str]:
+    """In the site file a container may be called with its runtime or without."""
+    yield reference
+    runtime, colon, name = reference.partition(":")
+    yield from (name,) if colon and runtime in RUNTIMES else (f"{each}:{reference}" for each in RUNTIMES)
+
+
+def _key(port: PublishedPort) -> str:
+    return f"{port.protocol}/{port.listen}"
+
+
+def _is_published(resource: Resource) -> bool:
+    by_hand = resource.owner is not None and resource.owner.origin == PUBLISH
+    return by_hand and isinstance(resource, NftElement) and resource.set_name in ports.MAPS
+
+
+def _is_loopback(sysctl: Sysctl) -> bool:
+    return sysctl.path.endswith("/route_localnet")
+
+
+_ANY: Mapping[int, IPAddress] = {4: ports.LOOPBACK4, 6: ports.LOOPBACK6}

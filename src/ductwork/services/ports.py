@@ -1,0 +1,180 @@
+"""Published ports: what leads a packet to a port of the host's to a container, and its replies back.
+
+Invariant: pure. A port is an element of a map for each family in which the host reaches the container; whatever its network
+needs for that on this host is the same for all its ports. A client's address is kept where replies come back through this host
+by themselves: where it holds the gateway that the container's default route leads by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+
+from ductwork.drivers import Facts, View, on_host
+from ductwork.drivers.inside import leads_out
+from ductwork.naming import bridge_ifname
+from ductwork.resources import HOST, IPAddress, Key, NftElement, Owner, Resource, Sysctl
+from ductwork.services import nat
+from ductwork.services.ruleset import TABLE
+from ductwork.site.model import Attachment, Network, PublishedPort
+
+MAPS = frozenset({"ports4", "ports6", "ports_at4", "ports_at6"})
+_SPOKEN_BY = frozenset({"bridge", "ovs", "vlan", "macvlan", "ipvlan"})
+"""The kinds of links of ours by which a host speaks to containers."""
+SETS = frozenset({"served", "no_loopback", "closed", "behind4", "behind6", "beside4", "beside6"})
+"""What a network needs for its ports, whatever they are."""
+LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address(1)
+"""The second is what the kernel cannot translate: only the agent answers there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An attachment with published ports. `addresses`: family → where the host reaches it; `returns`: the families of which
+    replies come back through this host by themselves."""
+
+    addresses: Mapping[int, IPAddress]
+    returns: frozenset[int]
+
+
+def elements(port: PublishedPort, addresses: Mapping[int, IPAddress], site: str) -> Iterator[NftElement]:
+    """One for each port and family."""
+    owner = Owner(site, port.origin, port.network)
+    for version, address in addresses.items():
+        where = _place(port, version)
+        if where is None:
+            continue
+        set_name, head = where
+        written = _written(address)
+        for number in range(port.first, port.last + 1):
+            to = port.to if port.to_one else port.to + number - port.first
+            yield NftElement("inet", TABLE, set_name, (*head, port.protocol, str(number)), f"{written} . {to}", owner)
+
+
+@lru_cache(256)
+def _written(address: IPAddress) -> str:
+    """Thousands of ports may lead to one."""
+    return str(address)
+
+
+def keys(port: PublishedPort) -> list[Key]:
+    """Of its elements, wherever they lead."""
+    return [element.key for element in elements(port, {4: LOOPBACK4, 6: LOOPBACK6}, "")]
+
+
+def is_of(port: PublishedPort, resource: Resource) -> bool:
+    """Whether an element is the port's, or one of its range."""
+    if not isinstance(resource, NftElement) or resource.set_name not in MAPS:
+        return False
+    where = _place(port, int(resource.set_name[-1]))
+    if where is None or (resource.set_name, resource.parts[:-1]) != (where[0], (*where[1], port.protocol)):
+        return False
+    return port.first <= int(resource.parts[-1]) <= port.last
+
+
+def _place(port: PublishedPort, version: int) -> tuple[str, tuple[str, ...]] | None:
+    """(the map, what its keys begin with) for a family."""
+    if port.address is None or (port.address.version == version and port.address.is_unspecified):
+        return f"ports{version}", ()
+    if port.address.version != version or port.address == LOOPBACK6:
+        return None
+    return f"ports_at{version}", (str(port.address),)
+
+
+def device_of(network: Network, plugged_into: str) -> str:
+    """Where the host speaks to the network's containers. `plugged_into`: what these are plugged into."""
+    if hasattr(network.options, "parent"):
+        return bridge_ifname(network.name)
+    vlan = getattr(network.options, "vlan", None)
+    return f"{plugged_into}.{vlan}" if vlan else plugged_into
+
+
+def reached(network: Network, host: str) -> frozenset[int]:
+    """The families in which a host has an address in a network, and so a way to its containers."""
+    legs = network.legs.get(host, ())
+    access = on_host(getattr(network.options, "host_access", {}), host)
+    if hasattr(network.options, "parent"):
+        return frozenset(address.version for address in (*legs, *([] if access is None else [access])))
+    if network.external and not getattr(network.options, "vlan", None):
+        return frozenset({4, 6})
+    held = (*network.host_addresses.get(host, ()), *legs, *network.gateways_held(host))
+    return frozenset(address.version for address in held)
+
+
+def target(network: Network, attachment: Attachment, view: View) -> Target:
+    """As the file has it."""
+    versions = reached(network, view.host)
+    addresses: dict[int, IPAddress] = {}
+    for address in view.addresses.get(attachment.id, ()):
+        if address.version in versions:
+            addresses.setdefault(address.version, address.ip)
+    held = [version for version in addresses if holds_gateway(network, version, view.host)]
+    returns = (version for version in held if leads_out(attachment, version, view))
+    return Target(addresses, frozenset(returns))
+
+
+def holds_gateway(network: Network, version: int, host: str) -> bool:
+    """Of a network of the hosts' own; a LAN's neighbours answer each other, whoever routes."""
+    return not network.external and any(gateway.version == version for gateway in network.gateways_held(host))
+
+
+def network_resources(network: Network, plugged_into: str, view: View) -> Iterator[Resource]:
+    """What a network with published ports needs on the host, whatever they are."""
+    owner, device = view.owner(network.name), device_of(network, plugged_into)
+    versions = reached(network, view.host)
+    yield served(device, owner)
+    on_parent = hasattr(network.options, "parent")
+    # With br_netfilter, what comes by a VLAN's device is seen as coming by the bridge below it.
+    for name in dict.fromkeys((device,) if on_parent else (device, plugged_into)) if 4 in versions else ():
+        yield _element("no_loopback", (name,), owner)
+    own_way = on_parent or (network.external and device != plugged_into)
+    if own_way and not network.legs.get(view.host):  # a router's leg forwards for more
+        yield _element("closed", (device,), owner)
+    for subnet in network.subnets:
+        if subnet.version in versions:
+            yield _element(f"beside{subnet.version}", (nat.as_nft_prints(subnet), device), owner)
+            if network.external:
+                yield _element(f"behind{subnet.version}", (nat.as_nft_prints(subnet), device), owner)
+    if 4 in versions:
+        yield Sysctl(HOST, loopback_path(device), "1", link=device, owner=owner)
+    if network.external:
+        present = {subnet.version for subnet in network.subnets} & versions
+        for version in sorted(present):
+            yield from nat.ways_out(version, device, view.facts, owner)
+
+
+def target_resources(network: Network, found: Target, plugged_into: str, view: View) -> Iterator[NftElement]:
+    """What an attachment with published ports needs besides: to be spoken to by the host alone, where its replies would go
+    another way."""
+    if not network.external:
+        for version, address in found.addresses.items():
+            if version not in found.returns:
+                device = device_of(network, plugged_into)
+                yield _element(f"behind{version}", (str(address), device), view.owner(network.name))
+
+
+def served(device: str, owner: Owner) -> NftElement:
+    """That there are published ports behind a device."""
+    return _element("served", (device,), owner)
+
+
+def loopback_path(device: str) -> str:
+    """What lets 127.0.0.1 be translated on the way to a device."""
+    return f"net/ipv4/conf/{device}/route_localnet"
+
+
+def sysctl_paths(facts: Facts) -> list[str]:
+    """Every path below /proc/sys that `no_more` looks up in `facts.sysctls`."""
+    return [loopback_path(link.name) for link in facts.links.values() if link.owner and link.kind in _SPOKEN_BY]
+
+
+def no_more(network: Network, plugged_into: str, view: View) -> Iterator[Sysctl]:
+    """Of a network without published ports that may have had some: packets of the loopback are the kernel's to refuse again."""
+    device = device_of(network, plugged_into)
+    if view.facts.sysctls.get(loopback_path(device)) == "1":
+        yield Sysctl(HOST, loopback_path(device), "0", link=device, owner=view.owner(network.name))
+
+
+def _element(set_name: str, parts: tuple[str, ...], owner: Owner) -> NftElement:
+    return NftElement("inet", TABLE, set_name, parts, owner=owner)

@@ -1,0 +1,149 @@
+"""What can be wrong between a published port and everything else. See `checks.py`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from ductwork.drivers import on_host
+from ductwork.errors import Problem
+from ductwork.resources import IPAddress
+from ductwork.site.document import shorten
+from ductwork.site.draft import Draft, Opening, Plug, all_legs, gateways, is_external, subnets
+from ductwork.site.values import closest, describe, listing
+
+LOOPBACK6 = IPv6Address(1)
+_ANY: tuple[IPAddress, ...] = (IPv4Address(0), IPv6Address(0))
+
+
+def known_target(draft: Draft) -> Iterator[Problem]:
+    """A container of the file, attached on the host that listens."""
+    on: dict[str, list[Plug]] = defaultdict(list)
+    for plug in draft.plugs:
+        on[plug.model.host].append(plug)
+    for port in draft.ports:
+        host, name = port.model.host, port.model.to.container
+        if problem := _host_problem(draft, port):
+            yield problem
+        elif port.plug is None:
+            its = [plug.model.network for plug in on[host] if plug.model.container == name]
+            if not its:
+                names = sorted({plug.model.container for plug in on[host]})
+                where = f" on host `{host}`" if host else ""
+                hint = f"{closest(name, names)}attached{where or ' here'}: {listing(names)}"
+                yield Problem((*port.path, "to"), f"{describe(name)} is not attached{where}", hint)
+            elif port.model.network:
+                hint = f"its networks: {listing(its)}"
+                yield Problem(
+                    (*port.path, "network"), f"{describe(name)} is not in network {describe(port.model.network)}", hint
+                )
+            else:
+                hint = f"add `network:`, one of {listing(its)}"
+                yield Problem(port.path, f"{describe(name)} is in several networks", hint)
+
+
+def _host_problem(draft: Draft, port: Opening) -> Problem | None:
+    host, hosts = port.model.host, listing(sorted(draft.host_names))
+    if not draft.host_names:
+        if not host:
+            return None
+        hint = f"delete it, or add `hosts:` with `{shorten(host)}: {{address: …}}`"
+        return Problem((*port.path, "host"), f"host {describe(host)}, but the file has no `hosts`", hint, on_key=True)
+    if not host:
+        return Problem(port.path, "`host` is missing", f"add `host:`, one of {hosts}")
+    if host not in draft.host_names:
+        return Problem(
+            (*port.path, "host"), f"unknown host {describe(host)}", f"{closest(host, draft.host_names)}hosts: {hosts}"
+        )
+    return None
+
+
+def ranges_match(draft: Draft) -> Iterator[Problem]:
+    for port in draft.ports:
+        (_, first, last), (_, to, to_last) = port.model.listen, port.model.to
+        if to_last != to and to_last - to != last - first:
+            message = f"{last - first + 1} ports listen, and `to` has {to_last - to + 1}"
+            yield Problem((*port.path, "to"), message, "write a range as long as `listen`, or one port for all of it")
+
+
+def port_once(draft: Draft) -> Iterator[Problem]:
+    """On one host, one protocol and one address (or all of them). A port on one address comes before one on all."""
+    entries: dict[tuple[str, str, IPAddress], list[tuple[int, int, Opening]]] = defaultdict(list)
+    for port in draft.ports:
+        address, first, last = port.model.listen
+        for key in _places(address):
+            entries[port.model.host, port.model.protocol, key].append((first, last, port))
+    told: set[int] = set()
+    for its in entries.values():
+        its.sort(key=lambda entry: (entry[0], entry[2].index))
+        widest = its[0]
+        for entry in its[1:]:
+            first, last = entry[0], min(entry[1], widest[1])
+            later = max(entry[2], widest[2], key=lambda port: port.index)
+            if first <= widest[1] and later.index not in told:
+                told.add(later.index)
+                other = min(entry[2], widest[2], key=lambda port: port.index)
+                ports = str(first) if first == last else f"{first}-{last}"
+                message = f"{ports}/{later.model.protocol} of this host is taken: it leads to `{other.model.to.container}`"
+                yield Problem((*later.path, "listen"), message, "choose another port, or delete one of the two")
+            widest = max(widest, entry, key=lambda entry: entry[1])
+
+
+def _places(address: IPAddress | None) -> tuple[IPAddress, ...]:
+    """What a port without address takes: both families' wildcards."""
+    return (address,) if address is not None else _ANY
+
+
+def target_reached(draft: Draft) -> Iterator[Problem]:
+    """The host has a way to the container, in a family that the port is meant for."""
+    for port in draft.ports:
+        if port.plug is None or port.plug.network is None:
+            continue
+        versions, why, hint = _ways(port.plug)
+        if not versions:
+            yield Problem((*port.path, "to"), f"network `{port.plug.model.network}` {why}", hint)
+        address = port.model.listen.address
+        if versions and address is not None and address != LOOPBACK6 and address.version not in versions:
+            has = " and ".join(f"IPv{version}" for version in sorted(versions))
+            message = f"`{address}` is IPv{address.version}, and the host reaches the container by {has} alone"
+            yield Problem((*port.path, "listen"), message, f"write an IPv{min(versions)} address, or the port alone")
+
+
+def _ways(plug: Plug) -> tuple[set[int], str, str]:
+    """The families in which the host reaches a container; where there is none, why, and what to do."""
+    network, host = plug.network, plug.model.host
+    assert network is not None
+    has: set[int] = {written.address.version for written in plug.model.address} or {
+        subnet.version for subnet in subnets(network)
+    }
+    if network.ipv6 == "slaac" and not plug.model.address:
+        has -= {6}
+    if hasattr(network, "device"):
+        return set(), "lends its NIC: the host has no way to the container", "publish it on another network of the container's"
+    if network.internal:
+        return set(), "is internal: nothing comes in", "delete `internal: true`, or the port"
+    if not has:
+        return set(), "has no addresses", "give the network a `subnet`"
+    if hasattr(network, "parent"):
+        access = on_host(getattr(network, "host_access", {}), host)
+        held: set[int] = {leg.version for leg in network.legs.get(host, ())} | (set() if access is None else {access.version})
+        hint = "add `host_access: ADDRESS` to the network: an interface of the host's beside the containers'"
+        return has & held, f"is a {network.driver} without `host_access`: host and containers do not reach each other", hint
+    own: set[int] = {a.version for a in (*(on_host(network.host_addresses, host) or ()), *network.legs.get(host, ()))}
+    if is_external(network):
+        if not getattr(network, "vlan", None):
+            return has, "", ""  # by the addresses that the NIC had
+        hint = "add `host_addresses: {HOST: ADDRESS}` to the network"
+        return has & own, "is a VLAN in which the host has no address", hint
+    elsewhere = set(all_legs(network))
+    held = own | {gateway.version for gateway in gateways(network) if gateway not in elsewhere}
+    return has & held, "has no address of the host's", "give the network a `gateway`, or `host_addresses`"
+
+
+PORT_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
+    known_target,
+    ranges_match,
+    port_once,
+    target_reached,
+)

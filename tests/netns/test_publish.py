@@ -1,0 +1,299 @@
+"""Ports opened and closed by hand, ports that somebody holds, and connections from before."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess
+from conftest import inside, sh, until
+from host import World, same, snapshot
+
+from ductwork.engine import AttachRequest
+from ductwork.errors import ConflictError, DuctworkError
+from ductwork.publishing import PublishRequest
+from ductwork.reconciler import Report
+from ductwork.site.values import listen, port_target
+from talk import REFUSED, ask, served
+
+pytestmark = pytest.mark.netns
+
+SITE = """
+networks:
+  lan: {driver: bridge, subnets: [10.1.1.0/24, "fd00:1::/64"]}
+attachments:
+  - {container: "netns:<web>", network: lan, address: [10.1.1.2, "fd00:1::2"]}
+  - {container: "netns:<db>", network: lan, address: [10.1.1.3, "fd00:1::3"]}
+"""
+PORTS = 'ports:\n  - {listen: 8088, to: "netns:<web>:80"}\n  - {listen: 8088, to: "netns:<web>:80", protocol: udp}\n'
+HOST, OUTSIDE = "192.0.2.1", "192.0.2.2"
+
+
+@pytest.fixture
+def world(netns: Callable[[str], str], tmp_path: Path) -> World:
+    made = World(netns, tmp_path, netns("host"))
+    for name in ("web", "db"):
+        made.container(name)
+    made.names["out"] = made.uplink()
+    return made
+
+
+def publish(world: World, where: str, to: str, protocol: str = "tcp", network: str = "") -> Report:
+    request = PublishRequest(listen(where), port_target(world.fill(to)), protocol, network)  # type: ignore[arg-type]
+    return world.engine(lambda engine: engine.publisher.publish(request))
+
+
+def unpublish(world: World, where: str, protocol: str = "tcp") -> Report:
+    return world.engine(lambda engine: engine.publisher.unpublish(listen(where), protocol))  # type: ignore[arg-type]
+
+
+def listed(world: World) -> list[tuple[str, str, str, str]]:
+    rows = json.loads(world.cli("ports", "--json").out)
+    return [(row["listen"], row["protocol"], row["origin"], row["state"]) for row in rows]
+
+
+def outside_asks(world: World, port: int = 8088, protocol: str = "tcp") -> str:
+    return ask(world.names["out"], HOST, port, protocol)
+
+
+def test_by_hand(world: World) -> None:
+    """Opened, kept by `apply`, mended, closed; the second port of a network costs no look at the whole."""
+    world.settle(SITE)
+    before = snapshot(world.host)
+    with served((world.names["web"], 80)):
+        assert outside_asks(world) == REFUSED
+        assert publish(world, "8088", "netns:<web>:80").rounds == 1
+        assert outside_asks(world) == OUTSIDE
+        assert [str(o.target.key.kind) for o in publish(world, "8089", "<web>:80").operations] == ["nft-element"] * 2
+        assert not publish(world, "8089", "<web>:80").operations
+        assert world.apply(SITE).operations == ()
+        sh(world.host, "nft", "flush", "ruleset")
+        world.settle(SITE)
+        assert (outside_asks(world), outside_asks(world, 8089)) == (OUTSIDE, OUTSIDE)
+        assert listed(world) == [("8088", "tcp", "publish", "published"), ("8089", "tcp", "publish", "published")]
+        unpublish(world, "8088")
+        assert (outside_asks(world), outside_asks(world, 8089)) == (REFUSED, OUTSIDE)
+        unpublish(world, "8089")
+    same(snapshot(world.host), before)
+    assert listed(world) == []
+
+
+def test_a_container_starts_anew(world: World) -> None:
+    world.settle(SITE)
+    publish(world, "8088", "<web>:80")
+    world.kill("web")
+    world.apply(SITE)
+    assert listed(world) == [("8088", "tcp", "publish", "waiting")]
+    world.container("web")
+    site = world.site(SITE)
+    report = world.engine(lambda engine: engine.plug_in(site, "", f"netns:{world.names['web']}"))
+    assert report
+    with served((world.names["web"], 80)):
+        assert outside_asks(world) == OUTSIDE
+    assert not world.apply(SITE).operations
+
+
+def test_undo(world: World) -> None:
+    """Of either, and what is remembered goes along."""
+    world.settle(SITE)
+    publish(world, "8088", "<web>:80")
+    world.engine(lambda engine: engine.undo())
+    assert listed(world) == []
+    assert not world.apply(SITE).operations
+    publish(world, "8088", "<web>:80")
+    unpublish(world, "8088")
+    world.engine(lambda engine: engine.undo())
+    assert listed(world) == [("8088", "tcp", "publish", "published")]
+    assert not world.apply(SITE).operations
+
+
+def test_a_lost_store(world: World) -> None:
+    """What it forgot stays open, and can be closed."""
+    world.settle(SITE)
+    publish(world, "127.0.0.1:8088", "<web>:80")
+    for file in world.state.iterdir():
+        file.unlink()
+    world.apply(SITE)
+    assert listed(world) == [("127.0.0.1:8088", "tcp", "publish", "published")]
+    unpublish(world, "127.0.0.1:8088")
+    assert listed(world) == []
+
+
+def test_detached_and_destroyed(world: World) -> None:
+    before = snapshot(world.host)
+    world.settle(SITE)
+    world.container("guest")
+    guest = f"netns:{world.names['guest']}"
+    world.engine(lambda engine: engine.attach(AttachRequest(guest, "lan")))
+    publish(world, "8088", "<guest>:80")
+    publish(world, "8089", "<web>:80")
+    assert not world.apply(SITE).operations
+    world.engine(lambda engine: engine.detach(guest, "lan"))
+    assert listed(world) == [("8089", "tcp", "publish", "published")]
+    world.destroy()
+    same(snapshot(world.host), before)
+    assert listed(world) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "to", "said"),
+    [
+        ("8088", "<db>:80", "site office"),
+        ("9001", "<db>:80", "published already"),
+        ("9000-9001", "<web>:80", "published already"),
+        ("7000", "nobody:80", "not running"),
+        ("7000", "<web>:80@side", "in network"),
+        ("[2001:db8::1]:7000", "<only4>:80", "IPv4 alone"),
+    ],
+)
+def test_refused(world: World, where: str, to: str, said: str) -> None:
+    world.container("only4")
+    text = SITE.replace("attachments:", "  four: {driver: bridge, subnet: 10.4.4.0/24}\nattachments:")
+    text += '  - {container: "netns:<only4>", network: four, address: 10.4.4.2}\n'
+    world.settle(text + PORTS)
+    publish(world, "9001", "<web>:80")
+    before = snapshot(world.host)
+    target, _, network = to.partition("@")
+    with pytest.raises(DuctworkError, match=said):
+        publish(world, where, target, network=network)
+    same(snapshot(world.host), before)
+
+
+@contextmanager
+def listening(ns: str, kind: int, address: str) -> Iterator[None]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with inside(ns, lambda: socket.socket(family, kind)) as opened:
+        opened.bind((address, 8088))
+        if kind == socket.SOCK_STREAM:
+            opened.listen()
+        yield
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", HOST, "::", "2001:db8::1"])
+def test_held_by_a_process(world: World, kind: int, address: str) -> None:
+    """Refused before anything is changed, the process named; what is open already is no reason to refuse it."""
+    before = snapshot(world.host)
+    with listening(world.host, kind, address):
+        with pytest.raises(ConflictError, match=r"port 8088/(tcp|udp) of this host is held by py\S+ \(process \d+\)"):
+            world.apply(SITE + PORTS)
+        site = world.site(SITE + PORTS)
+        with pytest.raises(ConflictError, match="held by"):
+            world.engine(lambda engine: engine.plan(site, ""))
+        same(snapshot(world.host), before)
+    world.settle(SITE + PORTS)
+    with listening(world.host, kind, address):
+        assert not world.apply(SITE + PORTS).operations
+
+
+def test_not_held(world: World) -> None:
+    """Another protocol's, another address's, ::1's, and a client's."""
+    with listening(world.host, socket.SOCK_DGRAM, "0.0.0.0"), listening(world.host, socket.SOCK_STREAM, "::1"):
+        world.settle(SITE + 'ports:\n  - {listen: 8088, to: "netns:<web>:80"}\n')
+    with listening(world.host, socket.SOCK_STREAM, "127.0.0.1"):
+        world.settle(SITE + f'ports:\n  - {{listen: "{HOST}:8088", to: "netns:<web>:80"}}\n')
+
+
+class Client:
+    """Datagrams from one and the same port."""
+
+    def __init__(self, ns: str) -> None:
+        self.socket = inside(ns, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.socket.settimeout(2)
+        self.socket.connect((HOST, 8088))
+
+    def ask(self) -> str:
+        try:
+            self.socket.send(b"?")
+            return self.socket.recv(100).decode()
+        except ConnectionRefusedError:
+            return REFUSED
+
+
+def test_datagrams_from_before(world: World) -> None:
+    """A flow that began before its port was opened, moved or closed follows at once."""
+    world.settle(SITE)
+    client = Client(world.names["out"])
+    with served((world.names["web"], 80), (world.names["db"], 81)):
+        assert client.ask() == REFUSED
+        world.settle(SITE + PORTS)
+        assert client.ask() == OUTSIDE
+        flows = sh(world.host, "cat", "/proc/net/nf_conntrack")
+        assert "dst=192.0.2.1" in flows and "src=10.1.1.2" in flows
+        world.settle(SITE + PORTS.replace("<web>:80", "<db>:81"))
+        assert client.ask() == OUTSIDE
+        assert "src=10.1.1.2 " not in sh(world.host, "cat", "/proc/net/nf_conntrack")
+        world.settle(SITE)
+        assert client.ask() == REFUSED
+
+
+def test_a_connection_ends_with_its_port(world: World) -> None:
+    world.settle(SITE)
+    publish(world, "8088", "<web>:80")
+    with inside(world.names["web"], lambda: socket.create_server(("10.1.1.2", 80))) as server:
+        client = inside(world.names["out"], lambda: socket.create_connection((HOST, 8088), 5))
+        accepted, _ = server.accept()
+        with client, accepted:
+            client.sendall(b"there")
+            assert accepted.recv(10) == b"there"
+            unpublish(world, "8088")
+            client.sendall(b"gone")
+            with pytest.raises(ConnectionResetError):
+                client.recv(10)
+
+
+def test_the_agent_relays(world: World) -> None:
+    """At ::1, which the kernel cannot translate; without it, and for who does not run, the connection is refused at once."""
+    world.container("only4")
+    text = SITE.replace("attachments:", "  four: {driver: bridge, subnet: 10.4.4.0/24}\nattachments:") + PORTS
+    text = text.replace("ports:", '  - {container: "netns:<only4>", network: four, address: 10.4.4.2}\nports:')
+    text += '  - {listen: "[::1]:8090", to: "netns:<only4>:80"}\n'
+    site = world.write(text)
+
+    def relayed(port: int, protocol: str = "tcp") -> str:
+        return ask(world.host, "::1", port, protocol)
+
+    with served((world.names["web"], 80), (world.names["only4"], 80)):
+        with AgentProcess(world, site):
+            assert until(lambda: relayed(8088) == "fd00:1::1")
+            assert relayed(8088, "udp") == "fd00:1::1"
+            assert relayed(8090) == "10.4.4.1"
+            assert ask(world.names["out"], "2001:db8::1", 8090, "tcp") == REFUSED, "of ::1 alone"
+            publish(world, "8091", "<db>:80")
+            assert until(lambda: relayed(8091) == REFUSED and "::1]:8091" in sh(world.host, "ss", "-Hltn"))
+            with served((world.names["db"], 80)):
+                assert relayed(8091) == "fd00:1::1"
+            unpublish(world, "8091")
+            assert until(lambda: "::1]:8091" not in sh(world.host, "ss", "-Hltn"))
+            assert relayed(8088) == "fd00:1::1"
+        assert (relayed(8088), relayed(8090)) == (REFUSED, REFUSED)
+
+
+def test_what_is_relayed_is_whole(world: World) -> None:
+    """Megabytes both ways, and either side may end first."""
+    site = world.write(SITE + PORTS)
+    sent = bytes(range(256)) * 8192
+    server = inside(world.names["web"], lambda: socket.socket(socket.AF_INET6))
+    with AgentProcess(world, site), server:
+        server.bind(("::", 80))
+        server.listen()
+        assert until(lambda: "::1]:8088" in sh(world.host, "ss", "-Hltn"))
+        client = inside(world.host, lambda: socket.create_connection(("::1", 8088), 5))
+        accepted, _ = server.accept()
+        with client, accepted:
+            writer = threading.Thread(target=lambda: (client.sendall(sent), client.shutdown(socket.SHUT_WR)))
+            writer.start()
+            assert whole(accepted) == sent
+            writer.join()
+            accepted.sendall(b"after your end")
+            accepted.shutdown(socket.SHUT_WR)
+            assert whole(client) == b"after your end"
+
+
+def whole(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
