@@ -371,6 +371,24 @@ def test_a_lab_that_is_up_is_tested_and_stays(standing: str) -> None:
     assert host in ours()
 
 
+def test_ports_are_tried(tmp_path: Path) -> None:
+    """One that is closed shows, and so does one that is open and should not be."""
+    path = str(example("e4-vxlan-port", tmp_path))
+    try:
+        ductwork("lab", "up", path)
+        assert ductwork("lab", "test", path).returncode == 0
+        host = next(name for name in ours() if name.endswith("h-alpha"))
+        sh(host, "nft", "delete element inet ductwork ports4 { tcp . 8088 }")
+        sh(host, "nft", "add element inet ductwork ports4 { tcp . 8089 : 10.1.1.2 . 80 }")
+        done = ductwork("lab", "test", path, "--json", check=False)
+        assert done.returncode == 3
+        told = {(pair["port"], pair["expected"], pair["actual"]) for pair in json.loads(done.stdout)["pairs"] if "port" in pair}
+        assert {("8088/tcp", True, False), ("8089/tcp", False, True)} <= told
+    finally:
+        ductwork("lab", "down", path)
+        assert ours() == []
+
+
 def test_exec_runs_in_a_machine_of_the_lab(standing: str) -> None:
     assert "1 received" in ductwork("lab", "exec", standing, "web", "--", "ping", "-c1", "10.1.1.3").stdout
     assert "10.99.0.2/24" in ductwork("lab", "exec", standing, "beta", "ip", "-br", "address").stdout

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import docker_host
 import pytest
 from agent_process import AgentProcess
 from conftest import inside, sh, until
+from docker_host import DockerHost
 from host import World, same, snapshot
 
 from ductwork.engine import AttachRequest
@@ -297,3 +299,19 @@ def test_what_is_relayed_is_whole(world: World) -> None:
 
 def whole(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("proxy", ["true", "false"])
+def test_held_by_docker(world: World, proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose container it is, whether or not Docker relays by a process."""
+    if docker_host.missing():
+        pytest.skip(docker_host.missing())
+    with DockerHost(world.host, tmp_path / "d", f"--userland-proxy={proxy}") as docker:
+        docker.run("theirs", "-p", "8088:80")
+        monkeypatch.setenv("DOCKER_HOST", docker.url)
+        before = snapshot(world.host)
+        with pytest.raises(ConflictError, match="port 8088/tcp of this host is held by Docker, for its container theirs"):
+            world.apply(SITE + PORTS)
+        same(snapshot(world.host), before)
+        assert docker.inspect("theirs")["State"]["Running"]

@@ -68,20 +68,23 @@ def down(site: Path) -> None:
 def test(site: Path, as_json: bool) -> None:
     """Check who reaches whom in the lab of SITE against what the file asks for.
 
-    From every container, every host and the outside, all addresses of all others are tried with ICMP echo, and the
-    matrix is printed. Exits with 3 if a pair differs from the rules ("who reaches whom", in the site file's reference).
+    From every container, every host and the outside, all addresses of all others are tried with ICMP echo, published ports
+    and ports beside them by TCP and UDP, and the matrix is printed. Exits with 3 if a pair differs from the rules ("who reaches
+    whom", in the site file's reference).
 
     A lab that is not up is brought up, tested and taken down again; one that is up is tested as it is, and stays.
     """
     import json
 
-    from ductwork.lab import build, report
+    from ductwork.lab import build, ports, report
     from ductwork.lab.expect import expectations
     from ductwork.lab.probe import attempt
 
     found = _topology(site)
     with _standing(found):
-        results = attempt(expectations(found, build.read_addresses(found)))
+        addresses = build.read_addresses(found)
+        results = attempt(expectations(found, addresses))
+        results += ports.attempt(*ports.expectations(found, addresses))
     click.echo(json.dumps(report.as_json(results)) if as_json else report.as_text(results, _style()), nl=as_json)
     if any(result.differs for result in results):
         sys.exit(3)

@@ -52,13 +52,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A new connection `source` → `address` of `target` must succeed, or must not; `rule` says why."""
+    """A new connection `source` → `address` of `target` must succeed, or must not; `rule` says why. `port`: to a published port
+    or another one, `8088/tcp`; "": an echo."""
 
     source: Endpoint
     target: Endpoint
     address: IPAddress
     expected: bool
     rule: str
+    port: str = ""
 
 
 class Verdict(NamedTuple):

@@ -29,7 +29,7 @@ class Result:
 
     @property
     def column(self) -> Column:
-        return (self.pair.target.label, str(self.pair.address))
+        return (self.pair.target.label, f"{self.pair.address} {self.pair.port}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ def as_json(results: Sequence[Result]) -> dict[str, object]:
             "expected": result.pair.expected,
             "actual": result.actual,
         }
+        | ({"port": result.pair.port} if result.pair.port else {})
         for result in results
     ]
     return {"pairs": pairs, "ok": not any(result.differs for result in results)}
@@ -153,7 +154,7 @@ def _differences(results: Sequence[Result], style: Style) -> Iterator[str]:
     yield f"{len(wrong)} of {len(results)} pairs differ from what the site file asks:"
     for result in wrong:
         pair = result.pair
-        way = f"{pair.source.label} {style.arrow()} {pair.target.label} ({pair.address})"
+        way = f"{pair.source.label} {style.arrow()} {pair.target.label} ({result.column[1]})"
         found = "is not reached, and should be" if pair.expected else "is reached, and should not be"
         mark = style.painted(style.cell(result), result)
         yield f"  {mark} {way} {found}: {pair.rule}"
