@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def test_another_agent_takes_over_in_place(world: World) -> None:
     with AgentProcess(world, path, "--resync", "3600"):
         pass
     assert until(lambda: "tentative" not in sh(world.host, "ip", "address"))
+    time.sleep(2)  # what became of carriers is told a second late (net/core/link_watch.c), and more on a busy machine
     before = world.snapshot()
     monitor = subprocess.Popen(
         ["ip", "netns", "exec", world.host, "ip", "monitor", "link", "address", "route", "rule"],

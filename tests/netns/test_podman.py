@@ -223,7 +223,7 @@ def test_the_agent(world: World, podman: PodmanHost) -> None:
         assert answers(), agent.log()
         assert mac() == was
         podman.stop_service()
-        assert ping(world.host, "10.3.1.2"), "what is plugged in stays"
+        assert ping(world.host, "10.3.1.2", count=3), "what is plugged in stays"
         podman.podman("restart", "--time", "0", "web")
         podman.start_service()
         assert answers(), agent.log()
