@@ -191,12 +191,12 @@ def unmarked(value: Any) -> Any:
 def test_it_waits_without_doing_anything(world: World, agent: AgentProcess) -> None:
     """Nobody's events are its own: idle, it takes no time."""
     time.sleep(1)
-    before = _ticks(agent.pid)
+    before = ticks(agent.pid)
     time.sleep(3)
-    assert _ticks(agent.pid) - before <= 3  # of 300
+    assert ticks(agent.pid) - before <= 3  # of 300
 
 
-def _ticks(pid: int) -> int:
+def ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 

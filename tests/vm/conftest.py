@@ -24,4 +24,4 @@ _netns = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_netns)
 netns, run, sh, ping, inside, until = _netns.netns, _netns.run, _netns.sh, _netns.ping, _netns.inside, _netns.until
 
-collect_ignore_glob = [] if os.environ.get("DUCTWORK_VM") else ["test_*.py"]
+collect_ignore_glob = ["*_test.py"] if os.environ.get("DUCTWORK_VM") else ["test_*.py"]

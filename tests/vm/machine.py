@@ -105,16 +105,23 @@ def _unpack(folder: Path, version: str) -> None:
 class Machine:
     """Runs `command` as root, in the repository, and ends. `folder`: of the run, shared by its machines; `number`: from 1.
 
-    The command finds the folder as /run/results and its number as DUCTWORK_VM.
+    The command finds the folder as /run/results and its number as DUCTWORK_VM. `disk`: a file that is its /dev/vda.
     """
 
-    def __init__(self, number: int, kernel: Kernel, folder: Path, command: Sequence[str]) -> None:
+    def __init__(self, number: int, kernel: Kernel, folder: Path, command: Sequence[str], disk: Path | None = None) -> None:
         self.log = folder / f"{number}.log"
         self._console = folder / f"{number}.console"
         self._status = folder / f"{number}.status"
         image = folder / f"{number}.initramfs"
         image.write_bytes(b"".join(_initramfs(kernel, command)))
-        argv = [*_qemu(kernel, folder), "-serial", f"file:{self._console}", "-initrd", str(image)]
+        argv = [
+            *_qemu(kernel, folder),
+            *(["-drive", f"file={disk},format=raw,if=virtio"] if disk else []),
+            "-serial",
+            f"file:{self._console}",
+            "-initrd",
+            str(image),
+        ]
         argv += ["-append", f"console=ttyS0 loglevel=4 panic=-1 {_QUICK} DUCTWORK_VM={number}"]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
