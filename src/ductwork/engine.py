@@ -123,6 +123,11 @@ class Engine:
             carry_out = partial(self._carry_out, dad=dad, asked=asked)
             return self._labelled.plug_in(site, host, asked_for, carry_out, report) or report
 
+    def look_after_nics(self) -> None:
+        """For whoever fetches NICs back: of those lent, by other engines too. Errors: as `apply`."""
+        self._reconciler.fetch_back()
+        self._reconciler.hold()
+
     def concerns(self, site: Site, host: str, container: str) -> bool:
         """Whether the file, or what was attached by hand or by labels, may mean a container RUNTIME:NAME."""
         if self._labelled.concerns(site, container):

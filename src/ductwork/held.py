@@ -15,7 +15,7 @@ from functools import partial
 
 from ductwork import desire, netns
 from ductwork.goals import Observation
-from ductwork.resources import HOST
+from ductwork.resources import HOST, Create, Link, NicSpec, Operation
 from ductwork.runtimes import Sandbox, Tags
 from ductwork.system import Resolve, Visit
 
@@ -62,6 +62,13 @@ class HeldNamespaces:
         fd = self._held[name].fd
         return Sandbox(name.partition(":")[0], name, f"/proc/{os.getpid()}/fd/{fd}", partial(os.dup, fd))
 
+    def expect(self, operations: Iterable[Operation], observation: Observation, open_netns: Callable[[str], int]) -> None:
+        """Before any NIC leaves: the container may die at the next moment."""
+        for o in operations:
+            known = observation.facts.containers.get(o.target.netns)
+            if known and isinstance(o, Create) and isinstance(o.after, Link) and isinstance(o.after.spec, NicSpec):
+                self._hold(o.target.netns, known.cookie, open_netns)
+
     def keep(self, observation: Observation, open_netns: Callable[[str], int]) -> None:
         """Hold those that have a NIC by now; let those go that have none any more. What was not looked at stays."""
         having = {link.netns for link in desire.lent(observation.state).values()} - {HOST}
@@ -69,8 +76,13 @@ class HeldNamespaces:
             held = self._held.get(name)
             if held and held.cookie == known.cookie and name not in having:
                 self._let_go(name)
-            elif name in having and not held:
+            elif name in having:
                 self._hold(name, known.cookie, open_netns)
+
+    @property
+    def cookies(self) -> dict[str, int]:
+        """Container → that of its namespace, of those that are held."""
+        return {name: held.cookie for name, held in self._held.items()}
 
     def dead(self) -> dict[str, int]:
         """Container → the cookie of its former namespace, of those that have died, or run in another one by now."""
@@ -91,11 +103,15 @@ class HeldNamespaces:
             self._let_go(name)
 
     def _hold(self, name: str, cookie: int, open_netns: Callable[[str], int]) -> None:
+        if name in self._held and self._held[name].cookie == cookie:
+            return
         try:
             fd = open_netns(name)
         except Exception:
             return  # it has died just now
         if self._visitor.visit([(partial(os.dup, fd), self._cookie)]) == [cookie]:
+            if name in self._held:
+                self._let_go(name)
             self._held[name] = _Held(fd, cookie)
         else:
             os.close(fd)

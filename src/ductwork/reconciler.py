@@ -46,6 +46,7 @@ from ductwork.system import Resolve, System
 
 _ROUNDS = 3
 """One suffices (design, section 3); the second verifies. A third means that something else changes the same things."""
+_Build = Callable[[Callable[[str], int]], System]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +120,7 @@ class Reconciler:
     """`system` is given `open_netns`, by which its link back end finds containers. `held`: of whoever fetches NICs back from
     dead containers, and then the `resolver` as well."""
 
-    def __init__(
-        self,
-        system: Callable[[Callable[[str], int]], System],
-        resolver: Resolve,
-        journal: Journal,
-        held: HeldNamespaces | None = None,
-    ) -> None:
+    def __init__(self, system: _Build, resolver: Resolve, journal: Journal, held: HeldNamespaces | None = None) -> None:
         self._sandboxes: dict[str, Sandbox] = {}
         self._acquainted: dict[str, Sandbox | None] = {}
         self._system = system(self.open_netns)
@@ -202,11 +197,14 @@ class Reconciler:
         with self._journal.lock():
             return self._transact(goal, prepare, asked=asked)
 
+    def hold(self) -> None:
+        """Those that other engines have lent NICs to."""
+        if self._held and (self._held.cookies or self._journal.lent()):
+            self._held.keep(self._read(Fetch(self._held.cookies)), self.open_netns)
+
     def fetch_back(self) -> None:
-        """The NICs of containers that have died since they were lent to them, if we hold on to them. Errors: as `carry_out`;
-        then dead addresses are gone at least, and the NICs wait for the next time."""
-        dead = self._held.dead() if self._held else {}
-        if not self._held or not dead:
+        """The NICs of dead containers that are held. Errors: as `carry_out`; then at least the dead say nothing any more."""
+        if not self._held or not (dead := self._held.dead()):
             return
         with self._held.standing_in(dead):
             try:
@@ -214,6 +212,8 @@ class Reconciler:
             except (ApplyError, ConflictError):
                 self.carry_out(Fetch(dead, quiet=True), asked=False)
                 raise
+            finally:
+                self._sandboxes = {}
 
     def undo(self) -> Report:
         """Take the last change back; one that awaits confirmation does so no more. Errors: as `carry_out`;
@@ -269,6 +269,8 @@ class Reconciler:
             self._journal.add_databases(goal.databases)
             if goal.links is None:
                 self._foreign.note(goal.needs, needed, found.operations, observation.state)
+            if self._held:
+                self._held.expect(found.operations, observation, self.open_netns)
             outcomes = self._execute(found, observation)
             trusted = not any(outcome.error for outcome in outcomes)
             transaction.operations += found.operations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,13 @@ def is_home(world: World) -> bool:
 
 def held(agent: AgentProcess) -> int:
     """How many namespaces besides its own it has open."""
-    open_files = [os.stat(fd) for fd in Path(f"/proc/{agent.pid}/fd").iterdir()]
     own = os.stat(f"/proc/{agent.pid}/ns/net")
-    return len([its for its in open_files if its.st_dev == own.st_dev and its.st_ino != own.st_ino])
+    found = 0
+    for fd in Path(f"/proc/{agent.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            its = os.stat(fd)
+            found += its.st_dev == own.st_dev and its.st_ino != own.st_ino
+    return found
 
 
 def test_it_comes_back_as_it_was_and_goes_again(world: World) -> None:
@@ -81,7 +85,7 @@ def test_it_comes_back_as_it_was_and_goes_again(world: World) -> None:
 def test_a_container_that_is_there_again_at_once(world: World) -> None:
     """Before anything could be fetched; it may have had its new namespace for a while."""
     with AgentProcess(world, world.write(SITE), "--resync", "3600") as agent:
-        for _ in range(5):
+        for _ in range(10):
             world.kill("web")
             world.container("web")
             assert until(lambda: ping(world.names["other"], "192.168.7.2")), agent.log()
@@ -111,6 +115,23 @@ def test_an_agent_that_is_started_later_holds_on_too(world: World) -> None:
         assert held(agent) == 1
         world.kill("web")
         assert until(lambda: is_home(world) and not list(differences(before, nic(world)))), agent.log()
+
+
+def test_lent_by_a_command(world: World) -> None:
+    """Which the agent carries out, or another process: it is held all the same."""
+    before = nic(world)
+    network = "{driver: phys, device: nic7, subnet: 192.168.7.0/24, hosts: [alpha]}"
+    path = world.write(f"hosts: {{alpha: {{}}}}\nnetworks: {{direct: {network}}}\n")
+    with AgentProcess(world, path, "--host", "alpha", "--resync", "3600") as agent:
+        container = f"netns:{world.names['web']}"
+        world.cli("attach", container, "direct", "--address", "192.168.7.2")
+        assert until(lambda: held(agent) == 1), agent.log()
+        world.kill("web")
+        assert until(lambda: is_home(world) and not list(differences(before, nic(world)))), agent.log()
+        world.container("web")
+        assert until(lambda: ping(world.names["other"], "192.168.7.2")), agent.log()
+        world.cli("detach", container, "direct")
+        assert until(lambda: held(agent) == 0 and not list(differences(before, nic(world)))), agent.log()
 
 
 def test_one_that_has_died_is_told_of(world: World) -> None:

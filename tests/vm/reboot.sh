@@ -53,7 +53,8 @@ END
   cat >/usr/local/bin/ductwork <<END
 #!/bin/sh
 PYTHONPATH=/opt/ductwork/src:$(echo "$repository"/.venv/lib/python3*/site-packages | sed "s|^$repository|/opt/ductwork|")
-export PYTHONPATH
+LD_LIBRARY_PATH=/opt/python/lib  # else another libpython is found
+export PYTHONPATH LD_LIBRARY_PATH
 exec /opt/python/bin/$(basename "$python") -m ductwork "\$@"
 END
   chmod 755 /usr/local/bin/ductwork
@@ -64,12 +65,12 @@ END
   exec /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=no
 }
 
-within() { # SECONDS COMMAND…: until it succeeds
+within() { # SECONDS COMMAND…: until it succeeds, or all is over
   left=$1
   shift
   until "$@" >/dev/null 2>&1; do
     left=$((left - 1))
-    [ "$left" -gt 0 ] || { echo "never: $*"; return; }
+    [ "$left" -gt 0 ] || { echo "never: $*"; sync; busybox poweroff -f; }
     sleep 1
   done
 }

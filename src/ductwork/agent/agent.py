@@ -248,7 +248,16 @@ class Agent:
         if found.differs:
             self._apply(found.why)
         else:
+            self._look_after_nics()
             self._hub.tell(Notice("looked", f"looked at the whole, and found it as it should be: {found.why}", "debug"))
+
+    def _look_after_nics(self) -> None:
+        """What is nobody's difference: a lent NIC is where it should be, or with a dead container."""
+        try:
+            with self._keeping.turn:
+                self._engine.look_after_nics()
+        except DuctworkError as error:
+            self._hub.tell(Notice("error", _said(error), "info" if error.retry else "error", code=error.code))
 
     def _apply(self, why: str) -> None:
         now = time.monotonic()

@@ -25,10 +25,7 @@ def move_in(places: Places, opened: NetlinkSocket, link: Link, device: str) -> s
     if _is_there(opened, encode_link.ifinfo() + text(3, link.name)):
         return os.strerror(errno.EEXIST)
     inner = places.new_index() if _is_there(opened, encode_link.ifinfo(index)) else index
-    try:
-        fd = places.open_netns(link.netns)
-    except Exception as gone:
-        return str(gone)
+    fd = places.open_of(opened)
     places.gate("before")
     [answer] = places.host.execute([encode_link.move(index, fd, link, inner)])
     places.gate("after")

@@ -66,7 +66,12 @@ class Places:
 
     def open_host(self) -> int:
         """A new descriptor of the host's namespace, which the calling thread may be away from."""
-        return fcntl.ioctl(self.host.socket, _SIOCGSKNS)
+        return self.open_of(self.host)
+
+    @staticmethod
+    def open_of(opened: NetlinkSocket) -> int:
+        """A new descriptor of the very namespace that a socket is in, whatever has its name by now."""
+        return fcntl.ioctl(opened.socket, _SIOCGSKNS)
 
     def host_nsid(self, opened: NetlinkSocket, *, give: bool = False) -> int:
         """By which number the socket's namespace knows the host's; `give`: it gets one if it has none."""
