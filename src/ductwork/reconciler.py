@@ -269,8 +269,6 @@ class Reconciler:
             self._journal.add_databases(goal.databases)
             if goal.links is None:
                 self._foreign.note(goal.needs, needed, found.operations, observation.state)
-            if self._held:
-                self._held.expect(found.operations, observation, self.open_netns)
             outcomes = self._execute(found, observation)
             trusted = not any(outcome.error for outcome in outcomes)
             transaction.operations += found.operations
@@ -358,6 +356,8 @@ class Reconciler:
 
     def _execute(self, found: Plan, observation: Observation) -> list[Outcome]:
         """In the plan's order, and no further where something went wrong on the way from containers to the host or back."""
+        if self._held:
+            self._held.expect(found.operations, observation, self.open_netns)
         announcements: dict[str, list[Address]] = {}
         for address in found.announcements:
             announcements.setdefault(address.netns, []).append(address)
