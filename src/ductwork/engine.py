@@ -82,6 +82,7 @@ class Engine:
 
     def plan(self, site: Site, host: str) -> Preview:
         """What the site would change here, and what was attached by hand or by labels to networks that are here."""
+        self.publisher.refuse_taken(site, host)
         asked = self._labelled.look(site, host)
         goal, _ = self._site_goal(site, host)
         preview = self._reconciler.preview(replace(goal, labelled=asked.stays(site)))
@@ -104,6 +105,7 @@ class Engine:
         """Bring what the file has, remove what the site has no longer, and see to what was attached by hand. `dad`: ask
         whether anybody else has an address before it is given. `guard`: takes it all back unless `confirm` comes in time.
         `asked`: by a person, who may `undo` it."""
+        self.publisher.refuse_taken(site, host)
         self._reconciler.fetch_back()
         asked_for = self._labelled.look(site, host)
         goal, changes = self._site_goal(site, host, recover=bool(asked_for.requests))

@@ -182,7 +182,7 @@ class Publisher:
         network, host = found.owner.network, found.known.host
         port = PublishedPort(*found.id, network, host, request.protocol, first, last, to, to == to_last, address, PUBLISH)
         self._refuse_unreached(port, found)
-        self._refuse_taken(port)
+        _refuse_clash(port, self.all())
         opened = {element.key: element for element in ports.elements(port, found.target.addresses, found.owner.site)}
         device = ports.device_of(found.known.network, found.known.bridge)
         served = ports.served(device, Owner(found.owner.site, "site", found.owner.network))
@@ -324,20 +324,17 @@ class Publisher:
                 self._store.remember(PUBLICATIONS, key, former)
             raise
 
-    def _refuse_taken(self, port: PublishedPort) -> None:
-        for key, value in self._store.remembered(PUBLICATIONS).items():
-            other: PublishedPort = serial.decode(value["port"])
-            same_place = (other.protocol, other.address) == (port.protocol, port.address)
-            if same_place and other != port and other.first <= port.last and port.first <= other.last:
-                to = f"{other.container}:{other.to}"
-                raise ConflictError(
-                    f"port {other.listen}/{other.protocol} is published already, to {to}: nothing was touched",
-                    f"`ductwork unpublish {key.partition('/')[2]}` first, or choose another port",
-                )
+    def refuse_taken(self, site: Site, host: str) -> None:
+        """Of what a file publishes. Errors: `ConflictError`."""
+        by_hand = [serial.decode(value["port"]) for value in self._store.remembered(PUBLICATIONS).values()]
+        for port in (port for port in site.ports if port.host == host) if by_hand else ():
+            _refuse_clash(port, ((site.name, other) for other in by_hand))
 
     @staticmethod
     def _refuse_unreached(port: PublishedPort, found: _Found) -> None:
         network = f"network {found.owner.network}"
+        if found.known.network.internal:
+            raise UsageError(f"{network} is internal: nothing comes in", "publish it on another network of the container's")
         if not found.target.addresses:
             hint = "on a macvlan or ipvlan, `host_access` gives the host an interface beside the containers'"
             raise UsageError(f"{network}: this host has no way to {found.owner.container} there", hint)
@@ -414,6 +411,21 @@ def _spellings(reference: str) -> Iterator[str]:
     yield reference
     runtime, colon, name = reference.partition(":")
     yield from (name,) if colon and runtime in RUNTIMES else (f"{each}:{reference}" for each in RUNTIMES)
+
+
+def _refuse_clash(port: PublishedPort, others: Iterable[tuple[str, PublishedPort]]) -> None:
+    """`others`: (site, port). Errors: `ConflictError`."""
+    for site, other in others:
+        if other != port and ports.clash(port, other):
+            by_hand = other.origin == PUBLISH
+            whose = "`ductwork publish`" if by_hand else f"site {site}"
+            protocol = "" if other.protocol == "tcp" else f" --protocol {other.protocol}"
+            first = f"`ductwork unpublish {other.listen}{protocol}`" if by_hand else "delete it from the site's file"
+            raise ConflictError(
+                f"port {other.listen}/{other.protocol} is published already by {whose}, to {other.container}:{other.to}: "
+                "nothing was touched",
+                f"{first} first, or choose another port",
+            )
 
 
 def _key(port: PublishedPort) -> str:

@@ -115,6 +115,23 @@ def _asked(address: str, port: int, protocol: str, patience: float) -> str:
             return str(error)
 
 
+def send_frame(ifname: str, mac: str, source: str, to: str, port: int) -> None:
+    """A datagram from port 7 (RFC 768: without a checksum)."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
+        wire.bind((ifname, 0x0800))
+        payload = b"loopback"
+        datagram = struct.pack("!HHHH", 7, port, 8 + len(payload), 0) + payload
+        head = (
+            struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 64, 17, 0)
+            + socket.inet_aton(source)
+            + socket.inet_aton(to)
+        )
+        total = sum(struct.unpack("!10H", head))
+        total = (total & 0xFFFF) + (total >> 16)
+        head = head[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + head[12:]
+        wire.send(bytes.fromhex(mac.replace(":", "")) + wire.getsockname()[4] + b"\x08\x00" + head + datagram)
+
+
 def _init(family: int, address: str, port: int, patience: float) -> str:
     own, deadline = random.randrange(40000, 60000), time.monotonic() + patience
     with socket.socket(family, socket.SOCK_RAW, _SCTP) as raw:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from host import same, snapshot
 from ovs_host import OvsHost, missing
 from parent_hosts import Hosts
 
-from talk import REFUSED, SILENCE, SILENT, ask, served
+from talk import REFUSED, SILENCE, SILENT, ask, send_frame, served
 
 pytestmark = pytest.mark.netns
 
@@ -223,11 +222,11 @@ def test_the_loopback_is_not_reached_from_the_wire(stage: Stage) -> None:
         mac = stage.hosts.mac("alpha", device)
         frames = [(own, "127.0.0.2"), ("127.0.0.1", stage.kind.dialled.get("neighbour", LAN)[4])]
         for source, to in frames:
-            inside(neighbour, lambda source=source, to=to: send_frame(mac, source, to))
+            inside(neighbour, lambda source=source, to=to: send_frame("eth1", mac, source, to, 7))
         with pytest.raises(TimeoutError):
             listening.recv(100)
         sh(stage.alpha.host, "nft", "flush", "set", "inet", "ductwork", "no_loopback")
-        inside(neighbour, lambda: send_frame(mac, *frames[0]))
+        inside(neighbour, lambda: send_frame("eth1", mac, *frames[0], 7))
         assert listening.recv(100) == b"loopback", "it was the set that kept them out"
 
 
@@ -238,23 +237,6 @@ def served_device(stage: Stage) -> str:
         if "set" in e
     ]
     return str(entry["elem"][0]["elem"]["val"])
-
-
-def send_frame(mac: str, source: str, to: str) -> None:
-    """A datagram to port 7 (RFC 768: without a checksum)."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
-        wire.bind(("eth1", 0x0800))
-        payload = b"loopback"
-        datagram = struct.pack("!HHHH", 7, 7, 8 + len(payload), 0) + payload
-        head = (
-            struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 64, 17, 0)
-            + socket.inet_aton(source)
-            + socket.inet_aton(to)
-        )
-        total = sum(struct.unpack("!10H", head))
-        total = (total & 0xFFFF) + (total >> 16)
-        head = head[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + head[12:]
-        wire.send(bytes.fromhex(mac.replace(":", "")) + wire.getsockname()[4] + b"\x08\x00" + head + datagram)
 
 
 def test_nothing_is_left(stage: Stage) -> None:

@@ -21,7 +21,7 @@ from ductwork.errors import ConflictError, DuctworkError
 from ductwork.publishing import PublishRequest
 from ductwork.reconciler import Report
 from ductwork.site.values import listen, port_target
-from talk import REFUSED, ask, served
+from talk import REFUSED, SILENCE, ask, send_frame, served
 
 pytestmark = pytest.mark.netns
 
@@ -151,19 +151,63 @@ def test_detached_and_destroyed(world: World) -> None:
         ("7000", "nobody:80", "not running"),
         ("7000", "<web>:80@side", "in network"),
         ("[2001:db8::1]:7000", "<only4>:80", "IPv4 alone"),
+        ("0.0.0.0:8088", "<db>:80", "site office"),
+        ("[::]:9001", "<db>:80", "published already by `ductwork publish`"),
+        ("8090", "<db>:80", "site office"),
+        ("7000", "<apart>:80", "internal"),
     ],
 )
 def test_refused(world: World, where: str, to: str, said: str) -> None:
-    world.container("only4")
+    for name in ("only4", "apart", "gone"):
+        world.container(name)
+    world.kill("gone")
     text = SITE.replace("attachments:", "  four: {driver: bridge, subnet: 10.4.4.0/24}\nattachments:")
-    text += '  - {container: "netns:<only4>", network: four, address: 10.4.4.2}\n'
-    world.settle(text + PORTS)
+    shut = "  shut: {driver: bridge, subnet: 10.5.5.0/24, internal: true, host_addresses: {h: 10.5.5.9}}\n"
+    text = text.replace("networks:\n", "hosts:\n  h: {address: 192.0.2.1/24}\nnetworks:\n" + shut).replace(
+        "network: ", "host: h, network: "
+    )
+    text += '  - {container: "netns:<only4>", host: h, network: four, address: 10.4.4.2}\n'
+    text += '  - {container: "netns:<apart>", host: h, network: shut, address: 10.5.5.2}\n'
+    text += '  - {container: "netns:<gone>", host: h, network: lan, address: 10.1.1.9}\n'
+    waiting = '  - {listen: 8090, to: "netns:<gone>:80"}\n'
+    world.settle(text + (PORTS + waiting).replace("{listen", "{host: h, listen"), host="h")
     publish(world, "9001", "<web>:80")
     before = snapshot(world.host)
     target, _, network = to.partition("@")
     with pytest.raises(DuctworkError, match=said):
         publish(world, where, target, network=network)
     same(snapshot(world.host), before)
+
+
+@pytest.mark.parametrize("where", ["8088", "0.0.0.0:8088", "8000-8999"])
+def test_a_file_does_not_take_what_was_opened_by_hand(world: World, where: str) -> None:
+    world.settle(SITE)
+    publish(world, "8088", "<web>:80")
+    before = snapshot(world.host)
+    text = SITE + f'ports:\n  - {{listen: "{where}", to: "netns:<db>:80"}}\n'
+    with pytest.raises(ConflictError, match="8088/tcp is published already by `ductwork publish`"):
+        world.apply(text)
+    site = world.site(text)
+    with pytest.raises(ConflictError, match="published already"):
+        world.engine(lambda engine: engine.plan(site, ""))
+    same(snapshot(world.host), before)
+    unpublish(world, "8088")
+    world.settle(text)
+
+
+def test_the_loopbacks_port_is_not_reached_from_the_wire(world: World) -> None:
+    """A frame to 127.0.0.1, by a device that nothing is served on."""
+    world.settle(SITE + 'ports:\n  - {listen: "127.0.0.1:8088", to: "netns:<web>:7", protocol: udp}\n')
+    mac = sh(world.host, "cat", "/sys/class/net/eth0/address").strip()
+    with inside(world.names["web"], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as opened:
+        opened.bind(("0.0.0.0", 7))
+        opened.settimeout(SILENCE)
+        inside(world.names["out"], lambda: send_frame("eth0", mac, OUTSIDE, "127.0.0.1", 8088))
+        with pytest.raises(TimeoutError):
+            opened.recv(100)
+        with inside(world.host, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+            client.sendto(b"host", ("127.0.0.1", 8088))
+            assert opened.recv(100) == b"host"
 
 
 @contextmanager

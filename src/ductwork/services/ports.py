@@ -73,6 +73,14 @@ def is_of(port: PublishedPort, resource: Resource) -> bool:
     return port.first <= int(resource.parts[-1]) <= port.last
 
 
+def clash(one: PublishedPort, other: PublishedPort) -> bool:
+    """Whether both take a port of a host, however it is written. One on an address comes before one on all."""
+    if one.protocol != other.protocol or one.last < other.first or other.last < one.first:
+        return False
+    places = ({_place(port, version) for version in (4, 6)} - {None} for port in (one, other))
+    return one.address == other.address or not next(places).isdisjoint(next(places))
+
+
 def _place(port: PublishedPort, version: int) -> tuple[str, tuple[str, ...]] | None:
     """(the map, what its keys begin with) for a family."""
     if port.address is None or (port.address.version == version and port.address.is_unspecified):
@@ -91,7 +99,9 @@ def device_of(network: Network, plugged_into: str) -> str:
 
 
 def reached(network: Network, host: str) -> frozenset[int]:
-    """The families in which a host has an address in a network, and so a way to its containers."""
+    """The families in which a host has an address in a network, and so a way to its containers that is for others too."""
+    if network.internal:
+        return frozenset()
     legs = network.legs.get(host, ())
     access = on_host(getattr(network.options, "host_access", {}), host)
     if hasattr(network.options, "parent"):

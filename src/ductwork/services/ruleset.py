@@ -135,7 +135,12 @@ _PORTS = (
         ),
     ),
     # Ahead of everybody's dstnat, as below.
-    _Chain("ports_in", "type nat hook prerouting priority dstnat - 10; policy accept;", ("jump ports",)),
+    # The kernel refuses 127.0.0.0/8 from the wire only behind this hook, when it would have been translated (Linux 6.18).
+    _Chain(
+        "ports_in",
+        "type nat hook prerouting priority dstnat - 10; policy accept;",
+        ("ip daddr 127.0.0.0/8 return", "jump ports"),
+    ),
     _Chain("ports_out", "type nat hook output priority -110; policy accept;", ("oifname lo jump ports",)),
     _Chain("published", "", ("oifname @served goto allow", "ct direction reply iifname @served goto allow")),
     # A connection to a published port keeps its source, whatever network that is in, unless replies would not come back.

@@ -90,6 +90,21 @@ def port_once(draft: Draft) -> Iterator[Problem]:
             widest = max(widest, entry, key=lambda entry: entry[1])
 
 
+def not_a_tunnels(draft: Draft) -> Iterator[Problem]:
+    """What is translated never reaches the VXLAN's socket, which is not there to be found before the first `apply`."""
+    on_host = dict(draft.networks_by_host())
+    for port in draft.ports:
+        if port.model.protocol != "udp":
+            continue
+        for name in on_host.get(port.model.host, ()):
+            network = draft.networks[name]
+            number = getattr(network, "port", 0) if network.driver == "vxlan" else 0
+            if port.model.listen.first <= number <= port.model.listen.last:
+                message = f"{number}/udp of this host is the tunnel's of network `{name}`"
+                yield Problem((*port.path, "listen"), message, "choose another port, or give the network another `port`")
+                break
+
+
 def _places(address: IPAddress | None) -> tuple[IPAddress, ...]:
     """What a port without address takes: both families' wildcards."""
     return (address,) if address is not None else _ANY
@@ -145,5 +160,6 @@ PORT_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     known_target,
     ranges_match,
     port_once,
+    not_a_tunnels,
     target_reached,
 )
