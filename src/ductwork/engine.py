@@ -21,7 +21,7 @@ from ductwork.duplicates import in_use
 from ductwork.errors import AllocationError, DuctworkError, UsageError
 from ductwork.goals import ApplySite, Attach, DestroySite, Detach, KnownNetwork, Observation, Vigilance, links_of
 from ductwork.journal import Awaiting
-from ductwork.labelled import BY_HAND, LabelledContainers, Translate
+from ductwork.labelled import BY_HAND, USED, LabelledContainers, Translate
 from ductwork.naming import mac_address
 from ductwork.publishing import Publisher
 from ductwork.reconciler import Preview, Reconciler, Report
@@ -31,8 +31,6 @@ from ductwork.site.model import Attachment, Network, Site
 from ductwork.store import Store
 
 _NETWORKS = "networks"
-_USED = "used"
-"""What our attachments had in somebody else's LAN: addresses, their MAC and wire. Nobody has to be asked for them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +86,15 @@ class Engine:
         preview = self._reconciler.preview(replace(goal, labelled=asked.stays(site)))
         for other in self._previews_by_hand(site.name):
             preview = preview.joined(other)
-        for other in self._labelled.previews(site, host, asked):
-            preview = preview.joined(other)
-        return preview
+        refused: dict[str, str] = {}
+        for its in self._labelled.previews(site, host, asked):
+            if isinstance(its, Preview):
+                preview = preview.joined(its)
+            else:
+                refused |= [its]
+        told = asked.refused if preview.plan.operations else {**asked.refused, **refused}  # operations may make it possible
+        notes = [f"{container} gets nothing by its labels: {why}" for container, why in told.items()]
+        return replace(preview, notes=(*preview.notes, *notes), unsure=bool(refused))
 
     def _previews_by_hand(self, site: str) -> Iterator[Preview]:
         its = list(self._by_hand(site))
@@ -174,8 +178,10 @@ class Engine:
         reports += [self._plug_in(known, attachment, dad, asked=False) for known, attachment in by_hand]
         return reduce(Report.joined, reports) if reports else None
 
-    def _carry_out(self, goal: Attach, *, dad: bool, asked: bool) -> Report:
+    def _carry_out(self, goal: Attach | Detach, *, dad: bool, asked: bool) -> Report:
         """Who else has an address is asked on LANs alone."""
+        if isinstance(goal, Detach):
+            return self._reconciler.carry_out(goal, asked=asked)
         if any(goal.site.networks[attachment.network].external for attachment in goal.site.attachments):
             goal = replace(goal, vigilance=self._vigilance(dad))
         report = self._reconciler.carry_out(goal, asked=asked)
@@ -323,13 +329,13 @@ class Engine:
         self.publisher.note(site, host)
 
     def _vigilance(self, dad: bool) -> Vigilance:
-        used = self._store.remembered(_USED) if dad else {}
+        used = self._store.remembered(USED) if dad else {}
         return Vigilance(dad, frozenset(item for key, value in used.items() if "nic" in value for item in _had(key, value)))
 
     def _remember_used(self, goal: ApplySite | Attach, report: Report) -> None:
         """Of the attachments that were given an address just now. The MAC is that which the interface has: an ipvlan has its
         parent's, whatever the attachment says."""
-        known, used = self._store.remembered(_USED), dict[str, dict[str, object]]()
+        known, used = self._store.remembered(USED), dict[str, dict[str, object]]()
         for address, probe in in_use((o.after for o in report.operations if isinstance(o, Create)), report.observation.state):
             if address.owner and address.owner.container:
                 key = "/".join((address.owner.site, *address.owner[2:5]))
@@ -337,7 +343,7 @@ class Engine:
                 used[key] = {"mac": probe.mac, "nic": probe.link, "vlan": probe.vlan, "addresses": addresses}
         for key, value in used.items():
             if known.get(key) != value:
-                self._store.remember(_USED, key, value)
+                self._store.remember(USED, key, value)
 
     # by hand
 

@@ -2,24 +2,27 @@
 
 Invariant: only what `translate` lets through is done, with addresses in the ranges that the site permits; a container whose
 labels are refused, or cannot be done, hinders nobody else. Names stay: while nobody else needs its address, a container that
-comes back by its name has it, whatever became of it meanwhile.
+comes back by its name has it, whatever became of it meanwhile, as long as it is one of the last thousand that are gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
 from ductwork import ipam, serial
+from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import AllocationError, DuctworkError, LabelError
-from ductwork.goals import LABEL, Attach, Detach, Labelled
+from ductwork.goals import LABEL, Attach, Detach, Labelled, Observation, links_of
 from ductwork.naming import host_ifname, mac_address
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, IPInterface, Link, Owner
 from ductwork.runtimes import Sandbox, Tags
-from ductwork.site.model import Attachment, Site
+from ductwork.site.model import Attachment, Network, Site
 from ductwork.store import Store
 
 if TYPE_CHECKING:
@@ -31,11 +34,24 @@ TABLE = "labelled"
 BY_HAND = "attachments"
 """In the store: CONTAINER/INTERFACE → what `attach` did."""
 
+USED = "used"
+"""In the store: SITE/NETWORK/CONTAINER/INTERFACE → what it had in somebody else's LAN: addresses, their MAC and wire. Nobody is
+asked for them again."""
+
+_MOST_GONE = 1000
+"""Containers that are gone, whose addresses are remembered."""
+
+_AT_ONCE = 100
+"""So many new names, and it is looked which containers are gone."""
+
 _PERHAPS = 9
 """Where the store has lost what a container had, so many names are looked for, less one."""
 
 Translate = Callable[[str, Tags, Site, str], "tuple[AttachRequest, ...]"]
 """(container, what is written on it, site, host) → what it asks for. Errors: `LabelError`."""
+
+
+CarryOut = Callable[[Attach | Detach], Report]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +86,7 @@ class LabelledContainers:
         self._store = store
         self._machine = machine
         self._translate = translate
+        self._decoded: dict[str, tuple[object, tuple[Attachment, ...]]] = {}
 
     # what is asked for
 
@@ -99,23 +116,22 @@ class LabelledContainers:
         """Whose leases are kept: a name's, as long as the policy lets it have the network."""
         return {
             (host, *attachment.id)
-            for record in self._records(site.name).values()
-            for attachment in serial.decode(record["attachments"])
+            for its in self._had(site.name).values()
+            for attachment in its
             if attachment.network in site.labels
         }
 
     def concerns(self, site: Site, container: str) -> bool:
-        return container in self._records(site.name)
+        return self._record(site.name, container) is not None
 
     def networks_of(self, site: str, container: str) -> set[str]:
         """By its name, with or without its runtime's."""
-        records = self._records(site).items()
-        found = [record for name, record in records if container in (name, name.partition(":")[2])]
-        return {attachment.network for record in found for attachment in serial.decode(record["attachments"])}
+        had = self._had(site).items()
+        return {a.network for name, its in had if container in (name, name.partition(":")[2]) for a in its}
 
     def gone(self, site: Site, leases: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
         """The leases of containers that are not there any more, to be forgotten when addresses run out."""
-        names = set(self._records(site.name))
+        names = self._records(site.name).keys()
         held = {holder[1] for its in leases.values() for holder in its if holder[1] in names}
         gone = self._reconciler.gone(held) if held else set()
         return tuple(
@@ -125,28 +141,63 @@ class LabelledContainers:
     def _records(self, site: str) -> dict[str, dict[str, Any]]:
         return {name: record for name, record in self._store.remembered(TABLE).items() if record["site"] == site}
 
+    def _record(self, site: str, container: str) -> dict[str, Any] | None:
+        record = self._store.remembered(TABLE).get(container)
+        return record if record and record["site"] == site else None
+
+    def _had(self, site: str) -> dict[str, tuple[Attachment, ...]]:
+        """Container → what its labels plugged in when it last ran. What was read before is not decoded again."""
+        found = {}
+        for name, record in self._records(site).items():
+            known = self._decoded.get(name)
+            found[name] = known if known and known[0] is record["attachments"] else _decoded(record["attachments"])
+        self._decoded = found
+        return {name: its for name, (_, its) in found.items()}
+
+    def _left(
+        self, site: Site, host: str, record: Mapping[str, Any] | None, now: Iterable[Attachment] = ()
+    ) -> list[Attachment]:
+        """What a record has, and is neither in what is asked for now, nor what the file or somebody's `attach` has."""
+        if not record:
+            return []
+        others = {a.id for a in (*site.on(host), *now)} | {key.rpartition("/")[::2] for key in self._store.remembered(BY_HAND)}
+        return [a for a in serial.decode(record["attachments"]) if a.id not in others]
+
+    def _forget_gone(self, site: Site, host: str) -> None:
+        """Names of chance come by the thousand; those that were seen last are kept."""
+        records = self._records(site.name)
+        if len(records) <= _MOST_GONE or len(records) % _AT_ONCE:
+            return
+        gone = sorted(self._reconciler.gone(records), key=lambda name: (records[name].get("hour", 0), name), reverse=True)
+        forgotten = gone[_MOST_GONE:][-_MOST_GONE:]  # no more at once: others wait meanwhile
+        its = [attachment for container in forgotten for attachment in self._left(site, host, records[container])]
+        self._store.lease_all(site.name, [ipam.LeaseChange(a.network, (host, *a.id), ()) for a in its])
+        for key in {"/".join((site.name, a.network, *a.id)) for a in its} & self._store.remembered(USED).keys():
+            self._store.remember(USED, key, None)
+        for container in forgotten:
+            self._store.remember(TABLE, container, None)
+
     # doing
 
-    def previews(self, site: Site, host: str, asked: Asked) -> Iterator[Preview]:
-        """What carrying each of them out would do; what hinders one is a note."""
+    def previews(self, site: Site, host: str, asked: Asked) -> Iterator[Preview | tuple[str, str]]:
+        """What carrying each of them out would do; else (container, why nobody knows)."""
         with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
                     _refuse_shared(sandboxes[container])
-                    yield self._reconciler.preview(self._work(site, host, container, requests).goal)
-                except DuctworkError:
-                    continue  # `apply` says so
+                    seen = self._seen(site, container)
+                    yield self._reconciler.preview(self._work(site, host, container, requests, seen).goal)
+                except DuctworkError as error:
+                    yield container, _said(error)
 
-    def plug_in(
-        self, site: Site, host: str, asked: Asked, carry_out: Callable[[Attach], Report], into: Report | None
-    ) -> Report | None:
+    def plug_in(self, site: Site, host: str, asked: Asked, carry_out: CarryOut, into: Report | None) -> Report | None:
         """Each container by itself. `carry_out`: how the engine does it; `into`: what has been done before."""
         refused = dict(asked.refused)
         with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
                     _refuse_shared(sandboxes[container])
-                    report = self._plug_in(self._work(site, host, container, requests), container, carry_out)
+                    report = self._plug_in(site, host, container, requests, carry_out)
                 except DuctworkError as error:
                     refused[container] = _said(error)
                 else:
@@ -155,25 +206,86 @@ class LabelledContainers:
             into = Report.of_nothing()
         return replace(into, refused={**into.refused, **refused}) if into else None
 
-    def _plug_in(self, work: _Work, container: str, carry_out: Callable[[Attach], Report]) -> Report:
+    def _plug_in(
+        self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...], carry_out: CarryOut
+    ) -> Report:
         """Addresses are stored before the kernel gets them, and given back if it does not."""
-        site = work.goal.site.name
+        seen = self._seen(site, container)
+        former = self._under_another_name(site, container, seen)
+        reports = [carry_out(self._detachment(site, host, attachment)) for attachment in former]
+        if former:
+            seen = self._seen(site, container)
+        work = self._work(site, host, container, requests, seen, former)
         if work.leases:
-            self._store.lease_all(site, work.leases)
+            self._store.lease_all(site.name, work.leases)
         try:
-            report = carry_out(work.goal)
+            reports.append(carry_out(work.goal))
         except DuctworkError:
             if work.leases:
-                self._store.lease_all(site, work.former_leases)
+                self._store.lease_all(site.name, work.former_leases)
             raise
-        if self._store.remembered(TABLE).get(container) != work.record:
+        known = self._store.remembered(TABLE).get(container)
+        if known != work.record:
             self._store.remember(TABLE, container, work.record)
-        return report
+        if known is None:
+            self._forget_gone(site, host)
+        return reduce(Report.joined, reports)
 
-    def _work(self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...]) -> _Work:
-        attachments = self._attachments(site, host, container, requests)
-        leases = {name: dict(self._store.leases(site.name, name)) for name in dict.fromkeys(a.network for a in attachments)}
+    def _seen(self, site: Site, container: str) -> Observation:
+        """What the container has, and the host's ends of what is ours in it, by the store, or by guess where it has nothing."""
+        record = self._record(site.name, container)
+        its = [a.interface for a in serial.decode(record["attachments"])] if record else [f"eth{n}" for n in range(1, _PERHAPS)]
+        ends = frozenset(host_ifname(container, name) for name in its)
+        return self._reconciler.observe(Detach(Owner(site.name, LABEL, "", container), ends))
+
+    def _under_another_name(self, site: Site, container: str, seen: Observation) -> list[Attachment]:
+        """What a container that was renamed as it ran has by its former name: the store tells of it, and the host's end, whose
+        mark names this very namespace, proves it."""
+        links = [r for r in seen.state.values() if isinstance(r, Link) and r.netns == container and r.owner is None]
+        strange = {(link.name, link.mac) for link in links if link.kind == "veth"}
+        perhaps = {
+            host_ifname(*a.id): Owner(site.name, LABEL, a.network, *a.id)
+            for name, its in (self._had(site.name).items() if strange else ())
+            for a in its
+            if name != container and (a.interface, a.mac) in strange and a.network in site.networks
+        }
+        if not perhaps:
+            return []
+        there = self._reconciler.observe(Detach(Owner(site.name, LABEL, "", container), frozenset(perhaps)))
+        cookie = there.facts.containers[container].cookie
+        ends = {r.name: r.owner for r in there.state.values() if isinstance(r, Link) and r.netns == HOST and r.owner}
+        proven = {owner[3:5] for end, owner in perhaps.items() if ends.get(end) == owner._replace(cookie=cookie)}
+        return [a for its in self._had(site.name).values() for a in its if a.id in proven]
+
+    def _detachment(self, site: Site, host: str, attachment: Attachment) -> Detach:
+        network = site.networks[attachment.network]
+        return Detach(
+            Owner(site.name, LABEL, network.name, *attachment.id),
+            links_of(network, host, DRIVERS[network.driver].ifname(network, host), attachment.id),
+            attachment.mac,
+            self._store.leases(site.name, network.name).get((host, *attachment.id), ()),
+        )
+
+    def _work(
+        self,
+        site: Site,
+        host: str,
+        container: str,
+        requests: tuple[AttachRequest, ...],
+        seen: Observation,
+        former: Iterable[Attachment] = (),
+    ) -> _Work:
+        """`former`: what it had by another name, and has no longer: it may ask for those addresses."""
+        attachments = self._attachments(site, host, container, requests, seen)
+        left = self._left(site, host, self._record(site.name, container), attachments)
+        networks = dict.fromkeys(a.network for a in (*attachments, *left))
+        leases = {name: dict(self._store.leases(site.name, name)) for name in networks}
         known = {name: dict(its) for name, its in leases.items()}
+        asked = {(a.network, address.ip) for a in attachments for address in a.addresses}
+        for attachment in (*left, *former):
+            theirs, holder = leases.get(attachment.network, {}), (host, *attachment.id)
+            if attachment in left or any((attachment.network, ip) in asked for ip in theirs.get(holder, ())):
+                theirs.pop(holder, None)
         try:
             addresses = _assigned(site, host, attachments, leases)
         except AllocationError:
@@ -182,16 +294,17 @@ class LabelledContainers:
             addresses = _assigned(site, host, attachments, leases)
         for attachment in attachments:
             leases[attachment.network][host, *attachment.id] = tuple(each.ip for each in addresses[attachment.id])
-        changes, former = _difference(known, leases), _difference(leases, known)
+        changes, back = _difference(known, leases), _difference(leases, known)
         its = {attachment.id for attachment in attachments}
-        gone = tuple(ip for change in former if change.holder[1:] in its for ip in change.addresses)
+        gone = tuple(ip for change in back if change.holder[1:] in its for ip in change.addresses)
         goal = Attach(replace(site, attachments=attachments), host, self._machine, addresses, LABEL, former=gone)
-        return _Work(goal, changes, former, {"site": site.name, "attachments": serial.encode(attachments)})
+        record = {"site": site.name, "attachments": serial.encode(attachments), "hour": int(time.time() // 3600)}
+        return _Work(goal, changes, back, record)
 
     def _attachments(
-        self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...]
+        self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...], seen: Observation
     ) -> tuple[Attachment, ...]:
-        names = self._interfaces(site, host, container, requests)
+        names = self._interfaces(site, host, container, requests, seen)
         found = []
         for request, interface in zip(requests, names, strict=True):
             network = site.networks[request.network]
@@ -205,17 +318,16 @@ class LabelledContainers:
             found.append(Attachment(container, host, network.name, interface, mac, addresses, request.gateway))
         return tuple(found)
 
-    def _interfaces(self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...]) -> list[str]:
+    def _interfaces(
+        self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...], seen: Observation
+    ) -> list[str]:
         """Those asked for, else those that it had, by the store or by the kernel, else the first of eth1, eth2, … that it has
         not."""
         if all(request.interface for request in requests):
             return [request.interface or "" for request in requests]
-        record = self._records(site.name).get(container)
+        record = self._record(site.name, container)
         had = {a.network: a.interface for a in serial.decode(record["attachments"])} if record else {}
-        perhaps = had.values() if record else (f"eth{n}" for n in range(1, _PERHAPS))
-        ends = frozenset(host_ifname(container, name) for name in perhaps)
-        seen = self._reconciler.observe(Detach(Owner(site.name, LABEL, "", container), ends)).state
-        links = [r for r in seen.values() if isinstance(r, Link) and r.netns != HOST]
+        links = [r for r in seen.state.values() if isinstance(r, Link) and r.netns != HOST]
         ours = {link.name: link.owner for link in links if link.owner and link.owner[:2] == (site.name, LABEL)}
         had = {owner.network: name for name, owner in ours.items()} | had
         taken = {link.name for link in links if link.name not in ours}
@@ -236,19 +348,32 @@ class LabelledContainers:
         """A MAC that another container of the network has by `attach` or by its labels."""
         if not mac:
             return
+        if mac in self._our_macs(site.networks[network], site):
+            raise LabelError(f"MAC {mac} is a host's own in network {network}", "ask for another, or for none")
         for value in self._store.remembered(BY_HAND).values():
             its: Attachment = serial.decode(value["attachment"])
             if (value["site"], value["network"], its.mac) == (site.name, network, mac):
                 raise LabelError(f"MAC {mac} is {its.container}'s in network {network}", "ask for another, or for none")
         others = {
             name
-            for name, record in self._records(site.name).items()
-            for attachment in serial.decode(record["attachments"])
+            for name, its in self._had(site.name).items()
+            for attachment in its
             if name != container and (attachment.network, attachment.mac) == (network, mac)
         }
         here = others - self._reconciler.gone(others) if others else set()
         if here:
             raise LabelError(f"MAC {mac} is {min(here)}'s in network {network}", "ask for another, or for none")
+
+    def _our_macs(self, network: Network, site: Site) -> set[str]:
+        """Those that the hosts' own devices are given in a network: who has one, gets what is meant for a gateway."""
+        names = {network.name, getattr(network.options, "bridge", "") or network.name}
+        hosts = [host or self._machine for host in site.hosts_of(network.name)]
+        kinds = ("bridge", "vtep", "access", "ovs")
+        return {mac_address(host, name, kind) for host in hosts for name in names for kind in kinds}
+
+
+def _decoded(encoded: object) -> tuple[object, tuple[Attachment, ...]]:
+    return encoded, serial.decode(encoded)
 
 
 def _refuse_shared(sandbox: Sandbox | None) -> None:
@@ -263,7 +388,8 @@ def _assigned(
 ) -> dict[tuple[str, str], tuple[IPInterface, ...]]:
     """Asked for, or allocated in the ranges that labels may have. Errors: `AllocationError`."""
     found: dict[tuple[str, str], tuple[IPInterface, ...]] = {}
-    for name, its in leases.items():
+    for name in dict.fromkeys(attachment.network for attachment in attachments):
+        its = leases[name]
         network = ipam.narrowed(site.networks[name], host, site.labels[name])
         mine = tuple(attachment for attachment in attachments if attachment.network == name)
         holders = {(host, *attachment.id) for attachment in mine}

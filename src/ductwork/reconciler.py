@@ -51,12 +51,13 @@ _Build = Callable[[Callable[[str], int]], System]
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would be done, out of what was read and what is desired."""
+    """What would be done, out of what was read and what is desired. `unsure`: some of it cannot be told before it is tried."""
 
     plan: Plan
     observation: Observation
     desired: Mapping[Key, Resource]
     notes: tuple[str, ...] = ()
+    unsure: bool = False
 
     def joined(self, other: Preview) -> Preview:
         """This and then the other; what was seen first."""
@@ -68,8 +69,8 @@ class Preview:
             lost=mine.lost + its.lost,
             announcements=mine.announcements + its.announcements,
         )
-        notes = tuple(dict.fromkeys(self.notes + other.notes))
-        return Preview(plan, self.observation, {**self.desired, **other.desired}, notes)
+        notes, desired = tuple(dict.fromkeys(self.notes + other.notes)), {**self.desired, **other.desired}
+        return Preview(plan, self.observation, desired, notes, self.unsure or other.unsure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,7 @@ class Reconciler:
 
     def place(self, container: str) -> str:
         """What `ip … netns` takes for a container; its name where it is not running."""
-        sandbox = self._sandboxes.get(container)
-        return sandbox.place if sandbox else container.rpartition(":")[2]
+        return its.place if (its := self._sandboxes.get(container)) else container.rpartition(":")[2]
 
     def modes(self) -> dict[str, tuple[str, str]]:
         """Container → (runtime, mode), of the last look."""

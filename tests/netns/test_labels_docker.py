@@ -4,9 +4,13 @@ its address; the site decides."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,9 @@ from agent_process import AgentProcess
 from conftest import ping, sh, until
 from docker_host import DockerHost
 from host import World, differences, same
+
+from ductwork import serial
+from ductwork.store.sqlite import SqliteStore
 
 pytestmark = [pytest.mark.netns, pytest.mark.docker]
 
@@ -110,6 +117,16 @@ def test_a_mac_that_somebody_was_given_by_hand_is_not_taken(place: Place) -> Non
         assert place.interface("api") is None
 
 
+@pytest.mark.parametrize("seed", ["br0", "lan"])
+def test_a_mac_of_the_bridge_is_not_taken(place: Place, seed: str) -> None:
+    with place.agent("labels: [lan]\n" + NETWORKS.replace(", bridge: br0", "" if seed == "lan" else ", bridge: br0")) as agent:
+        name = "dw-lan" if seed == "lan" else "br0"
+        mac = json.loads(sh(place.world.host, "ip", "-j", "link", "show", "dev", name))[0]["address"]
+        place.run("api", f"ductwork.lan.mac={mac}")
+        assert until(lambda: agent.said(f"MAC {mac} is a host's own in network lan") != []), agent.log()
+        assert place.interface("api") is None
+
+
 def test_a_container_that_is_renamed_while_it_runs(place: Place) -> None:
     """It is another one from then on: nothing of the former name's stays in it."""
     with place.agent("labels: [lan, dmz]\n" + NETWORKS) as agent:
@@ -120,6 +137,81 @@ def test_a_container_that_is_renamed_while_it_runs(place: Place) -> None:
         assert place.reached("10.1.1.9"), agent.log()
         ps = place.world.cli("ps").out
         assert "docker:api" not in ps and ps.count("docker:old") == 2
+        assert agent.said("gets nothing") == []
+
+
+def test_a_name_that_is_reused_at_once(place: Place) -> None:
+    """The renamed one keeps what its labels write, also where both happen before the agent sees either."""
+    with place.agent("labels: [lan, dmz]\n" + NETWORKS) as agent:
+        place.run("api", "ductwork.lan.address=10.1.1.9", "ductwork.networks=dmz")
+        assert place.reached("10.1.1.9"), agent.log()
+        os.kill(agent.pid, signal.SIGSTOP)
+        try:
+            place.docker.docker("rename", "api", "old")
+            place.run("api", "ductwork.networks=dmz")
+        finally:
+            os.kill(agent.pid, signal.SIGCONT)
+        assert until(lambda: sorted(plugged(place)) == [("api", "dmz"), ("old", "dmz"), ("old", "lan")]), agent.log()
+        assert place.reached("10.1.1.9"), agent.log()
+        assert agent.said("gets nothing") == [], agent.log()
+
+
+def test_what_a_name_no_longer_asks_for_is_free(place: Place) -> None:
+    with place.agent("labels: [lan, dmz]\n" + NETWORKS) as agent:
+        place.run("api", "ductwork.lan.address=10.1.1.9")
+        assert place.reached("10.1.1.9"), agent.log()
+        place.remove("api")
+        place.run("api", "ductwork.networks=dmz")
+        assert place.has("api", "10.2.2.2", "eth2"), agent.log()
+        place.run("other", "ductwork.lan.address=10.1.1.9")
+        assert place.has("other", "10.1.1.9"), agent.log()
+        assert agent.said("gets nothing") == []
+
+
+def test_what_is_refused_is_tried_again(place: Place) -> None:
+    """Whatever was in the way has gone, and nothing tells of it but a look."""
+    world, env = place.world, place.environment
+    path = world.write("labels: [lan]\n" + NETWORKS)
+    place.run("api", "ductwork.lan.interface=x0")
+    argv = ["nsenter", f"--net=/proc/{place.docker.pid('api')}/ns/net", "ip", "link"]
+    sh(world.host, *argv, "add", "x0", "type", "bridge")
+    assert "refused: docker:api" in world.cli("apply", path, env=env).out
+    told = world.cli("plan", path, env=env)
+    assert "docker:api gets nothing by its labels" in told.out + told.err
+    with AgentProcess(world, path, "--resync", "2", env=env) as agent:
+        assert until(lambda: agent.said("docker:api gets nothing") != []), agent.log()
+        sh(world.host, *argv, "del", "x0")
+        assert place.has("api", "10.1.1.3", "x0"), agent.log()
+
+
+def test_names_that_are_gone_are_forgotten_beyond_the_last_thousand(place: Place) -> None:
+    """With their addresses; those that exist are kept, however long ago they were seen."""
+    world, env = place.world, place.environment
+    path = world.write("labels: [big]\nname: office\nnetworks: {big: {driver: bridge, subnet: 10.0.0.0/16}}\n")
+    place.run("api", "ductwork.networks=big")
+    world.cli("apply", path, env=env)
+    address = (place.interface("api") or {})["addresses"][0]
+    [file] = world.state.glob("*.db")
+    store = SqliteStore(file)
+    known = store.remembered("labelled")["docker:api"]
+    [attachment] = serial.decode(known["attachments"])
+    store.remember("labelled", "docker:api", {**known, "hour": 0})
+    gone = [replace(attachment, container=f"docker:c{number}") for number in range(1198)]
+    taken = ((ip_address("10.0.1.0") + number) for number in range(1198))
+    store.lease_all("office", [("big", ("", *a.id), (ip,)) for a, ip in zip(gone, taken, strict=True)])
+    for number, each in enumerate(gone):
+        store.remember("labelled", each.container, {"site": "office", "attachments": serial.encode([each]), "hour": number + 1})
+    place.run("last", "ductwork.networks=big")
+    world.cli("apply", path, env=env)
+    left = {"docker:api", "docker:last", *(each.container for each in gone[198:])}
+    assert store.remembered("labelled").keys() == left
+    assert {holder[1] for holder in store.leases("office", "big")} == left
+    assert (place.interface("api") or {})["addresses"] == [address]
+
+
+def plugged(place: Place) -> list[tuple[str, str]]:
+    rows = json.loads(place.world.cli("ps", "--json", env=place.environment).out)
+    return [(row["container"].partition(":")[2], row["network"]) for row in rows if row["container"].startswith("docker:")]
 
 
 def test_while_the_agent_is_away(place: Place) -> None:

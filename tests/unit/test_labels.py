@@ -140,6 +140,17 @@ def test_what_the_site_file_has_of_the_container() -> None:
         asked("docker:web", pods_interface="lan0")
 
 
+def test_what_the_site_file_has_of_the_container_by_its_id() -> None:
+    text = "labels: [pods]\nnetworks: {{pods: {{driver: bridge, subnet: 10.1.1.0/24}}}}\nattachments:\n"
+    for reference in (f"docker:{ID[:12]}", ID):
+        site = load_text(text.format() + f"  - {{container: '{reference}', network: pods, interface: x0}}\n")
+        with pytest.raises(LabelError, match="plugs it into network `pods` already"):
+            requests("docker:web_3", tags({"ductwork.networks": "pods"}), site, "")
+    for reference in (f"podman:{ID[:12]}", f"docker:{ID[1:14]}"):
+        site = load_text(text.format() + f"  - {{container: '{reference}', network: pods, interface: x0}}\n")
+        assert requests("docker:web_3", tags({"ductwork.networks": "pods"}), site, "")
+
+
 def test_several_hosts() -> None:
     """Two hosts never give the same address."""
     with pytest.raises(LabelError, match="network `pods` is on several hosts"):

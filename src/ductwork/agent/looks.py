@@ -72,7 +72,7 @@ class Looks:
             preview = self._engine.plan(site, host)
             attached = sum(1 for _ in rows(preview.observation, {}))
             figures = Figures(attached, preview.observation.waiting, self._engine.free_addresses(site, host))
-            return Found(bool(preview.plan.operations), why, figures)
+            return Found(bool(preview.plan.operations) or preview.unsure, why, figures)
         except DuctworkError as error:
             return Found(True, f"{why}: {error}")
         finally:

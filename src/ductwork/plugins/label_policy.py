@@ -6,6 +6,7 @@ its ranges, that nobody else in the file has, and a MAC that is no machine's of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ductwork import ipam
@@ -16,8 +17,8 @@ from ductwork.site.model import AddressRange, Network, Site
 from ductwork.site.values import Refused, describe, listing, special_address
 
 
-def mistakes(request: AttachRequest, site: Site, host: str) -> Iterator[Refused]:
-    """What keeps a request from being granted on a host."""
+def mistakes(request: AttachRequest, site: Site, host: str, identity: str = "") -> Iterator[Refused]:
+    """What keeps a request from being granted on a host. `identity`: the container's ID."""
     network = site.networks.get(request.network)
     if network is None or request.network not in site.labels:
         known = ", ".join(site.labels)
@@ -28,7 +29,7 @@ def mistakes(request: AttachRequest, site: Site, host: str) -> Iterator[Refused]
     if host not in site.hosts_of(network.name):
         yield Refused(f"network `{network.name}` is not on this host", f"add {host} to its `hosts`, or ask for another one")
         return
-    its = [a for a in site.on(host) if a.container in (request.container, request.container.partition(":")[2])]
+    its = [a for a in site.on(host) if _is_called(a.container, request.container, identity)]
     if any(attachment.network == network.name for attachment in its):
         yield Refused(f"the site file plugs it into network `{network.name}` already", "delete the label, or the attachment")
     if any(attachment.interface == request.interface for attachment in its):
@@ -36,6 +37,13 @@ def mistakes(request: AttachRequest, site: Site, host: str) -> Iterator[Refused]
     yield from _wrong_addresses(request, network, site, host)
     yield from _wrong_gateway(request, network)
     yield from _wrong_mac(request, site)
+
+
+def _is_called(reference: str, container: str, identity: str) -> bool:
+    """Whether the file means a container RUNTIME:NAME, by its name or the beginning of its ID."""
+    runtime, _, name = container.partition(":")
+    word = reference.removeprefix(f"{runtime}:")
+    return word == name or (bool(re.fullmatch("[0-9a-f]{12,64}", word)) and identity.startswith(word))
 
 
 def _wrong_addresses(request: AttachRequest, network: Network, site: Site, host: str) -> Iterator[Refused]:

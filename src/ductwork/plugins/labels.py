@@ -51,7 +51,7 @@ def requests(container: str, tags: Tags, site: Site, host: str) -> tuple[AttachR
         found += _by_labels(container, labels, problems)
         found += pipework_variables.requests(container, tags, site, host, problems.append)
     for where, request in found:
-        problems += [(where, error) for error in label_policy.mistakes(request, site, host)]
+        problems += [(where, error) for error in label_policy.mistakes(request, site, host, tags.identity)]
     problems += _together([request for _, request in found])
     if problems:
         raise _told(problems)

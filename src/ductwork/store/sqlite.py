@@ -83,7 +83,10 @@ class SqliteStore:
                 text = json.dumps(value, ensure_ascii=False, sort_keys=True)
                 db.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?, ?)", (table, key, text))
         with self._lock:
-            self._remembered.pop(table, None)
+            if table not in self._remembered:
+                return
+            read = {name: its for name, its in self._remembered[table].items() if name != key}
+            self._remembered[table] = read if value is None else dict(sorted({**read, key: json.loads(text)}.items()))
 
     def remembered(self, table: str) -> dict[str, dict[str, object]]:
         query = "SELECT key, value FROM remembered WHERE kind = ? ORDER BY key"
