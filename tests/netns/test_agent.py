@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import socket
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +209,61 @@ def ticks(pid: int) -> int:
 def test_bad_words_are_refused(world: World) -> None:
     done = world.cli("agent", "--site", world.directory / "none.yaml", code=None)
     assert done.code == 2 and "none.yaml" in done.err
+
+
+# what would end it
+
+
+def test_a_kernel_that_refuses_does_not_end_it(world: World, agent: AgentProcess) -> None:
+    """What the journal meets is no `DuctworkError`; here a directory in the place of its lock."""
+    (lock,) = world.run_directory.rglob("lock")
+    lock.rename(lock.with_name("away"))
+    lock.mkdir()
+    world.kill("web")
+    world.container("web")
+    assert until(lambda: agent.said("Is a directory") != []), agent.log()
+    lock.rmdir()
+    assert until(lambda: world.ping("db", "10.1.1.2")), agent.log()
+
+
+def test_systemd_is_told_while_a_person_changes_something(world: World) -> None:
+    """A container that starts waits for its turn, for as long as somebody else has the journal's lock."""
+    world.container("guest")
+    with listening() as (address, told):
+        env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}
+        with AgentProcess(world, world.write(SITE), "--resync", "3600", env=env) as agent:
+            (lock,) = world.run_directory.rglob("lock")
+            with lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                with world.start("attach", f"netns:{world.names['guest']}", "lan", "--address", "10.1.1.9") as attaching:
+                    time.sleep(3)  # it has the turn
+                    world.kill("web")
+                    world.container("web")
+                    time.sleep(2)  # the loop has heard, and wants the turn
+                    before = told.count(b"WATCHDOG=1")
+                    assert until(lambda: told.count(b"WATCHDOG=1") > before + 5), agent.log()
+                    assert attaching.poll() is None
+                    fcntl.flock(file, fcntl.LOCK_UN)
+                    assert attaching.wait(SOON) == 0
+            assert until(lambda: world.ping("db", "10.1.1.2")), agent.log()
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[bytes]]]:
+    """(a socket as systemd's, what it is told)."""
+    told: list[bytes] = []
+    with tempfile.TemporaryDirectory(prefix="dwn-") as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{short}/notify")
+
+        def listen() -> None:
+            while text := systemd.recv(1000):
+                told.append(text)
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield f"{short}/notify", told
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", f"{short}/notify")
+            thread.join()

@@ -252,7 +252,8 @@ def test_tcp_is_never_without_tls_and_token(world: World, secrets: dict[str, Pat
     secrets["token"].write_text("short")
     assert "has no token" in world.cli("agent", "--site", path, *flat(options(secrets)), code=2).err
     secrets["token"].write_text(TOKEN)
-    assert "HOST:PORT" in world.cli("agent", "--site", path, *flat(options(secrets, "4646")), code=2).err
+    for listen in ("4646", "127.0.0.1:0", "127.0.0.1:65536", f"127.0.0.1:{'9' * 5000}", "127.0.0.1:٤"):
+        assert "HOST:PORT" in world.cli("agent", "--site", path, *flat(options(secrets, listen)), code=2).err
     assert "--listen ..:80" in world.cli("agent", "--site", path, *flat(options(secrets, "..:80")), code=2).err
     secrets["key.pem"].write_text("rubbish")
     assert "cannot be used" in world.cli("agent", "--site", path, *flat(options(secrets)), code=2).err

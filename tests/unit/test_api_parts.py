@@ -102,6 +102,18 @@ def test_who_reads_too_slowly_loses_the_oldest_and_is_told() -> None:
     assert hub.readers == 0
 
 
+def test_what_is_told_is_short_whatever_was_sent(caplog: pytest.LogCaptureFixture) -> None:
+    heeded: list[Notice] = []
+    hub = Hub(heeded.append)
+    long = "x" * 200_000
+    with hub.reader(lambda: None) as reader, caplog.at_level("INFO", "ductwork.agent"):
+        hub.tell(Notice("refused", f"no {long}", container=long, cause=long))
+        told = [*reader.take(), *heeded]
+    assert {len(text) < 5000 for notice in told for text in (notice.message, notice.container, notice.cause)} == {True}
+    assert told[0].message.startswith("no xxx") and "196003 characters more" in told[0].message
+    assert len(caplog.text) < 5000
+
+
 def test_figures_come_from_notices() -> None:
     metrics = Metrics()
     for notice in (

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ductwork.agent.hub import Hub
 from ductwork.agent.keeping import Keeping, Wishes
@@ -36,6 +37,11 @@ _IMPATIENT_SECONDS = 0.5
 _REOPEN_SECONDS = 0.5
 _RETRY_SECONDS = 5.0
 _REMEMBERED = 1000
+_LONGEST_CHANGE_SECONDS = 600.0
+"""Whoever has the turn for longer hangs."""
+_TROUBLE = (DuctworkError, OSError)
+"""What the world does to us; an `OSError` is that there are no descriptors left, say, or no room. All else is a defect, and
+ends the agent, which systemd starts anew."""
 _OF_PEOPLE = ("start", "the site file changed")
 """Why the whole is applied, where it is not to mend what others have done."""
 
@@ -133,7 +139,7 @@ class Agent:
         for name in [name for name, at in self._silent.items() if at <= now]:
             try:
                 self._open[name] = self._makers[name]()
-            except (OSError, DuctworkError) as error:
+            except _TROUBLE as error:
                 if not self._silent[name]:
                     log.debug("%s does not tell what happens yet: %s", name, error)
                 self._silent[name] = now + _REOPEN_SECONDS
@@ -172,11 +178,17 @@ class Agent:
 
     def _hear(self, event: Event) -> None:
         its_labels = event.started and bool(self._wishes.site.labels)
-        concerned = not event.container or self._engine.concerns(self._wishes.site, self._wishes.host, event.container)
+        concerned = not event.container or self._concerns(event.container)
         if event.started and (concerned or its_labels):
             self._container_started(event.container, concerned)
         elif concerned:
             self._cause(event.text)
+
+    def _concerns(self, container: str) -> bool:
+        try:
+            return self._engine.concerns(self._wishes.site, self._wishes.host, container)
+        except _TROUBLE:
+            return True  # whoever sees to it meets the same, and tells
 
     def _cause(self, text: str) -> None:
         self._last_cause = time.monotonic()
@@ -188,12 +200,12 @@ class Agent:
         """`concerned`: we knew of it, before its labels were read."""
         began = time.monotonic()
         try:
-            with self._keeping.turn:
+            with self._turn():
                 site = self._keeping.wanted()
                 report = self._engine.plug_in(site, self._wishes.host, container, dad=self._wishes.dad)
-        except DuctworkError as error:
+        except _TROUBLE as error:
             text = f"{container}: {_said(error)}"
-            self._hub.tell(Notice("error", text, "warning", container=container, code=error.code))
+            self._hub.tell(Notice("error", text, "warning", container=container, code=_code(error)))
             self._cause(f"{container} started")
             return
         if report is None:
@@ -210,12 +222,13 @@ class Agent:
     def _reload(self) -> None:
         try:
             wishes = self._load()
-        except (DuctworkError, OSError) as error:
-            code = error.code if isinstance(error, DuctworkError) else ""
-            self._hub.tell(Notice("site-refused", f"the site file is not heeded: {_said(error)}", "error", code=code))
+        except _TROUBLE as error:
+            text = f"the site file is not heeded: {_said(error)}"
+            self._hub.tell(Notice("site-refused", text, "error", code=_code(error)))
             return
         if wishes != self._wishes:
-            self._keeping.keep(wishes)
+            with self._turn():
+                self._keeping.keep(wishes)
             self._hub.tell(Notice("site-changed", f"the site file has changed; keeps {wishes.site.name} as it says now"))
             self._listen()
             self._apply("the site file changed")
@@ -254,22 +267,38 @@ class Agent:
     def _look_after_nics(self) -> None:
         """What is nobody's difference: a lent NIC is where it should be, or with a dead container."""
         try:
-            with self._keeping.turn:
+            with self._turn():
                 self._engine.look_after_nics()
-        except DuctworkError as error:
-            self._hub.tell(Notice("error", _said(error), "info" if error.retry else "error", code=error.code))
+        except _TROUBLE as error:
+            level = "info" if isinstance(error, DuctworkError) and error.retry else "error"
+            self._hub.tell(Notice("error", _said(error), level, code=_code(error)))
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """To change something. A person's change under way is waited for, and systemd told meanwhile that we are alive: it may
+        take longer than the watchdog's patience."""
+        hangs = time.monotonic() + _LONGEST_CHANGE_SECONDS
+        self._notifier.alive()
+        while not self._keeping.turn.acquire(timeout=self._notifier.watchdog_seconds or -1):
+            if time.monotonic() < hangs:
+                self._notifier.alive()
+        try:
+            yield
+        finally:
+            self._keeping.turn.release()
 
     def _apply(self, why: str) -> None:
         now = time.monotonic()
         self._next_look = now + self._resync
         try:
-            with self._keeping.turn:
+            with self._turn():
                 if self._keeping.rests:
+                    self._engine.look_after_nics()
                     return
                 report = self._engine.apply(self._wishes.site, self._wishes.host, dad=self._wishes.dad, asked=False)
-        except DuctworkError as error:
-            level = "info" if error.retry else "error"
-            self._hub.tell(Notice("error", f"{_said(error)} ({why})", level, cause=why, code=error.code))
+        except _TROUBLE as error:
+            level = "info" if isinstance(error, DuctworkError) and error.retry else "error"
+            self._hub.tell(Notice("error", f"{_said(error)} ({why})", level, cause=why, code=_code(error)))
             self._next_look = now + min(_RETRY_SECONDS, self._resync)
             return
         self._tell(report, why)
@@ -320,7 +349,11 @@ def _changed(report: Report) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(operation.target.key) for operation in report.operations))
 
 
-def _said(error: BaseException) -> str:
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, DuctworkError) else DuctworkError.code
+
+
+def _said(error: Exception) -> str:
     """With each mistake of a site file, and the next step."""
     hint = f" ({error.hint})" if isinstance(error, DuctworkError) and error.hint else ""
     problems = "; ".join(f"line {p.line}: {p.message}" for p in getattr(error, "problems", ()))

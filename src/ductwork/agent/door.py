@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import ssl
 import stat
@@ -139,7 +140,7 @@ def tcp_door(listen: str, certificate: Path | None, key: Path | None, token_file
 
 def _bound(listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:  # 0: one that nobody is told of
         raise UsageError(f"--listen {listen}: HOST:PORT is wanted", "127.0.0.1:4646, say, or [::1]:4646")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)

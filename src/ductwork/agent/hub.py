@@ -1,6 +1,7 @@
 """Where the agent tells what it does, and whoever wants to know hears it.
 
-Invariant: telling never waits for anybody. A reader who is slow loses the oldest notices, and is told how many.
+Invariant: telling never waits for anybody. A reader who is slow loses the oldest notices, and is told how many. No text is
+longer than a person would read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ log = logging.getLogger("ductwork.agent")
 
 _KEPT = 1000
 """So many notices wait for a reader."""
+_LONGEST_TEXT = 4000
+"""Characters of each text of a notice: what a client sends wrongly is as long as it likes."""
 
 
 class Reader:
@@ -61,7 +64,7 @@ class Hub:
     def tell(self, notice: Notice) -> None:
         """Any thread may. What is for a debugger goes to the log alone."""
         stamped = _stamped(notice)
-        log.log(logging.getLevelNamesMapping()[notice.level.upper()], "%s", notice.message, extra={"notice": stamped})
+        log.log(logging.getLevelNamesMapping()[notice.level.upper()], "%s", stamped.message, extra={"notice": stamped})
         self._heed(stamped)
         if notice.level != "debug":
             for reader in self._readers:
@@ -84,4 +87,15 @@ class Hub:
 
 
 def _stamped(notice: Notice) -> Notice:
-    return replace(notice, time=datetime.now(UTC).isoformat(timespec="milliseconds"))
+    return replace(
+        notice,
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        message=_bounded(notice.message),
+        container=_bounded(notice.container),
+        cause=_bounded(notice.cause),
+    )
+
+
+def _bounded(text: str) -> str:
+    more = len(text) - _LONGEST_TEXT
+    return f"{text[:_LONGEST_TEXT]} … and {more} characters more" if more > 0 else text

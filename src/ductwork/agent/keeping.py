@@ -53,10 +53,9 @@ class Keeping:
         self._tell = tell
 
     def keep(self, wishes: Wishes) -> None:
-        """From now on this, also where the agent rested."""
-        with self.turn:
-            self.wishes = wishes
-            self._resume()
+        """From now on this, also where the agent rested. For who has the turn."""
+        self.wishes = wishes
+        self._resume()
 
     def wanted(self) -> Site:
         """What a container is plugged into: while the agent rests, what was attached by hand alone."""

@@ -73,7 +73,7 @@ class Looks:
             attached = sum(1 for _ in rows(preview.observation, {}))
             figures = Figures(attached, preview.observation.waiting, self._engine.free_addresses(site, host))
             return Found(bool(preview.plan.operations) or preview.unsure, why, figures)
-        except DuctworkError as error:
+        except (DuctworkError, OSError) as error:
             return Found(True, f"{why}: {error}")
         finally:
             os.eventfd_write(self._ended, 1)
