@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -347,11 +348,14 @@ def whole(connection: socket.socket) -> bytes:
 
 @pytest.mark.docker
 @pytest.mark.parametrize("proxy", ["true", "false"])
-def test_held_by_docker(world: World, proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_by_docker(world: World, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose container it is, whether or not Docker relays by a process."""
     if docker_host.missing():
         pytest.skip(docker_host.missing())
-    with DockerHost(world.host, tmp_path / "d", f"--userland-proxy={proxy}") as docker:
+    with (
+        tempfile.TemporaryDirectory(prefix="dwp-") as directory,  # a socket's path is of 107 characters at most
+        DockerHost(world.host, Path(directory), f"--userland-proxy={proxy}") as docker,
+    ):
         docker.run("theirs", "-p", "8088:80")
         monkeypatch.setenv("DOCKER_HOST", docker.url)
         before = snapshot(world.host)

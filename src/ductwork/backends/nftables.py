@@ -141,7 +141,7 @@ def _steps(operation: Operation) -> Iterator[nfnetlink.Step]:
 
 def _refusal(element: NftElement | None, code: int) -> str:
     if element and code == errno.ENOENT:
-        return f"table {element.family} {element.table} has no {element.set_name} any more: apply the network's site again"
+        return f"table {element.family} {element.table} has no set {element.set_name} any more: apply the network's site again"
     return os.strerror(code)
 
 
