@@ -106,7 +106,7 @@ def test_what_a_container_mounts_leads_nowhere(world: World, tmp_path: Path) -> 
     script = (
         "mount -t tmpfs none /mnt && mkdir -p /mnt/net/ipv6/conf/eth1 /mnt/net/ipv4/conf/eth1"
         f" && for n in disable_ipv6 accept_ra autoconf; do ln -s {victim}/disable_ipv6 /mnt/net/ipv6/conf/eth1/$n; done"
-        f" && mount --bind /mnt /proc/sys && ln -sfn {victim} /run/netns && exec sleep 3600"
+        f" && mount --bind /mnt /proc/sys && mount -t tmpfs own /run && ln -s {victim} /run/netns && exec sleep 3600"
     )
     argv = ["ip", "netns", "exec", world.names["db"], "unshare", "--mount", "--propagation", "private"]
     with subprocess.Popen([*argv, "sh", "-c", script]) as hostile:
