@@ -46,7 +46,7 @@ def everything() -> list[Resource]:
     for addresses in ((), (ip_address("10.1.9.2"), ip_address("fd00:9::2"))):
         found += antispoof.elements(lan, plugged, addresses, OWNER)
     legs = {"leg_nets4": ("10.1.9.0/24", "dw-lan"), "leg_nets6": ("fd00:9::/64", "dw-lan"), "lan_legs": ("dw-lan",)}
-    legs |= {"masked_legs": ("dw-lan",), "routed": ("dw-lan", "br0")}
+    legs |= {"legs": ("dw-lan",), "masked_legs": ("dw-lan",), "routed": ("dw-lan", "br0")}
     found += [NftElement("inet", "ductwork", name, parts, owner=OWNER) for name, parts in legs.items()]
     found += published()
     return list(state(found).values())

@@ -52,7 +52,7 @@ def world(netns: Callable[[str], str], tmp_path: Path) -> World:
     """web, db and old, each in a network of its own, and a NIC with the world behind it."""
     made = build_world(netns, tmp_path)
     made.container("old")
-    made.uplink()
+    made.names["out"] = made.uplink()
     return made
 
 
@@ -224,6 +224,33 @@ def test_a_refusal_names_the_way_out(world: World) -> None:
     with pytest.raises(ConflictError, match=r"10\.1\.1\.77 on tap0"):
         world.apply(SITE)
     same(before, world.snapshot())
+
+
+BEYOND = """
+networks:
+  lan: {driver: bridge, bridge: br0, uplink: eth0, subnets: [192.0.2.0/24, "2001:db8::/64"]}
+  red: {driver: bridge, subnets: [10.1.1.0/24, "fd00:1::/64"], nat: none}
+attachments:
+  - {container: "netns:<web>", network: red, address: [10.1.1.2, "fd00:1::2"]}
+routers:
+  - {name: gw, legs: {lan: [192.0.2.1, "2001:db8::1"], red: [10.1.1.254, "fd00:1::fe"]}ALLOW}
+"""
+
+
+def test_who_comes_from_beyond_a_leg_needs_its_pair(world: World) -> None:
+    """Whoever has a route comes by an uplink, not its LAN alone: `nat: none` lets in nobody whom the router refuses."""
+    out, far = world.names["out"], ("203.0.113.9", "2001:db8:9::9")
+    for address, by, to in zip(far, ("192.0.2.1", "2001:db8::1"), ("10.1.1.0/24", "fd00:1::/64"), strict=True):
+        sh(out, "ip", "address", "add", address, "dev", "lo")
+        sh(out, "ip", "route", "add", to, "via", by, "src", address)
+    world.settle(BEYOND.replace("ALLOW", ", allow: [[red, lan]]"))
+    usable(world)
+    assert [refused(out, address) for address in WEB] == ADMIN_PROHIBITED
+    assert reached(world.names["web"], far) == [True] * 2, "out it goes as without the router"
+    world.settle(BEYOND.replace("ALLOW", ""))
+    assert reached(out, WEB) == [True] * 2
+    world.settle(BEYOND.replace("ALLOW", "").replace(", nat: none", ""))
+    assert reached(out, WEB) == [False] * 2, "who allows a LAN does not let all the world into what is translated"
 
 
 # A LAN or several, and VXLAN.

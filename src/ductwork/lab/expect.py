@@ -31,8 +31,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
+from ductwork.drivers import on_host
 from ductwork.lab.lans import access_addresses, foreign_gateways, has_layer_2, nic_of
 from ductwork.lab.topology import ContainerNode, LanNode, Topology
 from ductwork.resources import IPAddress, IPInterface
@@ -292,6 +294,15 @@ class _Rules:
                 if name != network.name and leg and self._is_in(str(host), self._site.networks[name], leg):
                     yield router, name
 
+    def _doors(self, network: Network, host: str, version: int) -> Iterator[tuple[Router, str]]:
+        """The routers on a host that have a leg on the bridge of its own NIC, by which others come from afar; its network."""
+        for router in self._site.routers:
+            if router.host == host and self._leg(router, network.name, version):
+                options = {name: self._site.networks[name].options for name in router.legs if name != network.name}
+                for name, its in options.items():
+                    if on_host(getattr(its, "uplink", {}), host) == self._main(host) and not getattr(its, "vlan", None):
+                        yield router, name
+
     def _leg(self, router: Router, network: str, version: int) -> IPAddress | None:
         return next((leg for leg in router.legs.get(network, ()) if leg.version == version), None)
 
@@ -487,7 +498,8 @@ class _Rules:
         if network.nat.mode != "none":
             return Verdict(False, f"nat: {network.nat.mode}: new connections from inside only")
         version = target.address.version
-        for router, lan in self._legs_beside(network, source.host, version):
+        ways = self._legs_beside(network, source.host, version), self._doors(network, str(target.endpoint.host), version)
+        for router, lan in chain(*ways):
             if (lan, network.name) not in router.allow:
                 return Verdict(False, f"router {router.name} lets nobody in network {network.name} be called from {lan}")
         back = self._way(target.endpoint, self._underlay(source, version))

@@ -39,6 +39,7 @@ def resources(devices: Mapping[str, str], view: View) -> Iterator[Resource]:
     for name, device in devices.items():
         network = view.site.networks[name]
         _refuse_two_ways(network, device, view)
+        yield _element("legs", (device,), owner)
         for subnet in network.subnets:
             if any(leg in subnet for leg in network.legs[view.host]):
                 yield _element(f"leg_nets{subnet.version}", (nat.as_nft_prints(subnet), device), owner)

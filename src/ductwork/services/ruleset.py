@@ -52,7 +52,9 @@ _INET_SETS = (
     # (subnet, device) that a router has a leg in
     ("set", "leg_nets4", "type ipv4_addr . ifname; flags interval;"),
     ("set", "leg_nets6", "type ipv6_addr . ifname; flags interval;"),
-    # legs' devices that are in somebody else's LAN, and nothing but that
+    # legs' devices
+    ("set", "legs", "type ifname;"),
+    # those of them that are in somebody else's LAN, and nothing but that
     ("set", "lan_legs", "type ifname;"),
     # (in, out) of legs: new connections pass
     ("set", "routed", "type ifname . ifname;"),
@@ -92,6 +94,9 @@ _FORWARD = (
     "iifname . oifname @lent_bridges accept",
     "ip saddr . iifname @leg_nets4 ip daddr . oifname @leg_nets4 goto routers",
     "ip6 saddr . iifname @leg_nets6 ip6 daddr . oifname @leg_nets6 goto routers",
+    # By a LAN's leg may come whoever has a route: where the router refuses the LAN, nobody enters by it.
+    "iifname @legs ip daddr . oifname @leg_nets4 iifname . oifname != @routed goto no_further",
+    "iifname @legs ip6 daddr . oifname @leg_nets6 iifname . oifname != @routed goto no_further",
     "meta nfproto ipv4 iifname @lent4 oifname @lent4 drop",
     "meta nfproto ipv6 iifname @lent6 oifname @lent6 drop",
     "iifname @lan_legs goto no_further",
