@@ -182,7 +182,7 @@ def published(attachment: Attachment, sight: View) -> Iterator[NftElement]:
     """What is published of a container's attachment."""
     network = sight.site.networks[attachment.network]
     target = ports.target(network, attachment, sight)
-    yield from ports.target_resources(network, target, plugged_into(network, sight.host), sight)
+    yield from ports.target_elements(network, target, plugged_into(network, sight.host), sight.site.name)
     for port in sight.ports[attachment.id]:
         yield from ports.elements(port, target.addresses, sight.site.name)
 

@@ -19,7 +19,7 @@ from ductwork.confirmation import Guard
 from ductwork.drivers.registry import DRIVERS
 from ductwork.duplicates import in_use
 from ductwork.errors import AllocationError, DuctworkError, UsageError
-from ductwork.goals import ApplySite, Attach, DestroySite, Detach, KnownNetwork, Observation, Vigilance, links_of
+from ductwork.goals import ApplySite, Attach, DestroySite, Detach, KnownNetwork, Observation, Vigilance, links_of, published
 from ductwork.journal import Awaiting
 from ductwork.labelled import BY_HAND, USED, LabelledContainers, Translate
 from ductwork.naming import mac_address
@@ -272,9 +272,17 @@ class Engine:
             for change in recovered:
                 leases[change.network][change.holder] = change.addresses
             assignment = ipam.assign(site, host, leases)
-        guests = frozenset((key.rpartition("/")[0], key.rpartition("/")[2]) for key in self._store.remembered(BY_HAND))
-        goal = ApplySite(site, host, self._machine, assignment.addresses, guests=guests)
+        goal = ApplySite(site, host, self._machine, assignment.addresses, spared=self._spared(site, host))
         return goal, (*given_back, *recovered, *assignment.changes)
+
+    def _spared(self, site: Site, host: str) -> frozenset[Key]:
+        """What is published of attachments by hand."""
+        found: set[Key] = set()
+        for known, attachment in self._by_hand(site.name) if site.ports else ():
+            addresses = self._store.leases(site.name, attachment.network).get((host, *attachment.id), ())
+            part = Site(site.name, networks={known.network.name: known.network}, ports=site.ports)
+            found |= {element.key for element in published(attachment, addresses, part, host)}
+        return frozenset(found)
 
     def _departed(self, site: Site, host: str, leases: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
         """The leases of attachments that neither the file nor anybody's `attach` has any more: their addresses are free."""

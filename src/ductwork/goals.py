@@ -5,7 +5,7 @@ Invariant: pure. The engine carries out any goal in the same way: read, think, p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
@@ -46,7 +46,6 @@ class Vigilance:
 
 
 NOT_VIGILANT = Vigilance()
-_LOOPBACK: Mapping[int, IPAddress] = {4: ports.LOOPBACK4, 6: ports.LOOPBACK6}
 PUBLISH = "publish"
 """The origin (contract 1.8) of what `ductwork publish` brings."""
 
@@ -171,7 +170,7 @@ def _others_forward(site: str, observed: State) -> bool:
 @dataclass(frozen=True, slots=True, eq=False)
 class ApplySite:
     """One host's part of a site file. `addresses`: of each attachment, written or allocated. `labelled`: what else stays.
-    `guests`: the attachments by hand, whose published ports are seen to with them."""
+    `spared`: what is published of attachments that the file has not, and is seen to with them."""
 
     site: Site
     host: str
@@ -181,7 +180,7 @@ class ApplySite:
     labelled: Labelled = Labelled()
     links: frozenset[str] | None = None
     thorough: bool = False
-    guests: frozenset[tuple[str, str]] = frozenset()
+    spared: frozenset[Key] = frozenset()
 
     @property
     def title(self) -> str:
@@ -224,6 +223,8 @@ class ApplySite:
     def mine(self, resource: Resource, observed: State) -> bool:
         """Ports by `ductwork publish` too, but none that is not remembered: a lost store is no reason to close them."""
         owner = resource.owner
+        if resource.key in self.spared:
+            return False
         if owner and (owner.site, owner.origin) == (self.site.name, PUBLISH):
             return resource.key in _published_by_hand(self)
         return _owned(resource, self.site.name, observed, self.labelled)
@@ -231,8 +232,7 @@ class ApplySite:
 
 @lru_cache(2)
 def _published_by_hand(goal: ApplySite) -> frozenset[Key]:
-    by_hand = (port for port in goal.site.ports if port.origin == PUBLISH and port.id not in goal.guests)
-    return frozenset(e.key for port in by_hand for e in ports.elements(port, _LOOPBACK, goal.site.name))
+    return frozenset(key for port in goal.site.ports if port.origin == PUBLISH for key in ports.keys(port))
 
 
 def _site_of(link: Link | None) -> str | None:
@@ -328,7 +328,7 @@ class Attach:
 
     def elements(self, state: State) -> Iterable[NftElement]:
         """By what the container has; a dead one, or one that has been, had what the store tells."""
-        yield from _ports_of(self).values()
+        yield from _published_of(self).values()
         for attachment, owner in zip(self.site.attachments, self._owners, strict=True):
             if self.former or Key("link", attachment.container, (attachment.interface,)) not in state:
                 addresses = (*self.former, *(address.ip for address in self.addresses.get(attachment.id, ())))
@@ -336,8 +336,8 @@ class Attach:
             yield from antispoof.found_on(owner, state)
 
     def mine(self, resource: Resource, observed: State) -> bool:
-        if isinstance(resource, NftElement) and resource.set_name in ports.MAPS:
-            return resource.key in _ports_of(self)
+        if isinstance(resource, NftElement) and resource.set_name in ports.MAPS | ports.ELSEWHERE:
+            return resource.key in _published_of(self)
         return any(_of_attachment(resource, owner) for owner in self._owners)
 
     def _network(self, attachment: Attachment) -> Network:
@@ -353,17 +353,23 @@ class Attach:
 
 
 @lru_cache(2)
-def _ports_of(goal: Attach) -> dict[Key, NftElement]:
-    """What is published of the attachments, on whatever addresses the host reaches them."""
-    found: dict[Key, NftElement] = {}
-    attached = {attachment.id for attachment in goal.site.attachments}
-    for port in goal.site.ports:
-        if port.id in attached and port.host == goal.host:
-            addresses: dict[int, IPAddress] = {
-                address.version: address.ip for address in reversed(goal.addresses.get(port.id, ()))
-            }
-            found |= {element.key: element for element in ports.elements(port, addresses, goal.site.name)}
-    return found
+def _published_of(goal: Attach) -> dict[Key, NftElement]:
+    found: list[NftElement] = []
+    for attachment in goal.site.attachments:
+        addresses = [address.ip for address in goal.addresses.get(attachment.id, ())]
+        found += published(attachment, addresses, goal.site, goal.host)
+    return {element.key: element for element in found}
+
+
+def published(attachment: Attachment, addresses: Sequence[IPAddress], site: Site, host: str) -> Iterator[NftElement]:
+    """All that there may be of an attachment's ports, on whatever addresses the host reaches it, whichever way it replies."""
+    its = [p for p in site.ports if (p.id, p.network, p.host) == (attachment.id, attachment.network, host)]
+    first: dict[int, IPAddress] = {address.version: address for address in reversed(addresses)}
+    for port in its:
+        yield from ports.elements(port, first, site.name)
+    if its:
+        network = site.networks[attachment.network]
+        yield from ports.elsewhere(network, first.values(), desire.plugged_into(network, host), site.name)
 
 
 @dataclass(frozen=True, slots=True)

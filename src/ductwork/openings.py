@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ductwork.errors import ConflictError
 from ductwork.resources import Create, Delete, Key, NftElement, Operation, Update
+from ductwork.services import ports
 from ductwork.services.ports import MAPS
 
 _NAMED = 3
@@ -73,7 +74,7 @@ def port_in_the_way(found: NftElement) -> str:
 def translated(operations: Iterable[Operation]) -> Iterator[str]:
     """A note for each network of which connections to published ports will be this host's own."""
     made = (o.after for o in operations if isinstance(o, Create) and isinstance(o.after, NftElement))
-    networks = dict.fromkeys(e.owner.network for e in made if e.set_name in ("behind4", "behind6") and e.owner)
+    networks = dict.fromkeys(e.owner.network for e in made if e.set_name in ports.MASQUERADED and e.owner)
     for network in networks:
         yield (
             f"ports of network {network}: replies would not come back through this host, so its containers see this host's "

@@ -108,7 +108,6 @@ class _Change:
     id: tuple[str, str]
     opened: Mapping[Key, Resource] = field(default_factory=dict)
     closed: Mapping[Key, NftElement] = field(default_factory=dict)
-    target: ports.Target | None = None
     serving: bool | None = None
     hairpin: bool = True
     vigilance: Vigilance = NOT_VIGILANT
@@ -148,9 +147,10 @@ class _Change:
             return resource.key.ident == (host_ifname(*self.id),)
         if not isinstance(resource, NftElement) or resource.owner is None or resource.owner.site != self.known.site:
             return False
+        about = resource.key in self.opened or resource.key in self.closed
         if resource.set_name in ports.MAPS:
-            return resource.owner.origin == PUBLISH and (resource.key in self.opened or resource.key in self.closed)
-        return (
+            return resource.owner.origin == PUBLISH and about
+        return about or (
             self.serving is not None and resource.set_name in ports.SETS and resource.owner.network == self.known.network.name
         )
 
@@ -158,10 +158,7 @@ class _Change:
         network, bridge = self.known.network, self.known.bridge
         site = Site(self.known.site, {}, {network.name: network})
         sight = desire.view(site, self.known.host, self.machine, observation.facts, {})
-        found: list[Resource] = list(ports.network_resources(network, bridge, sight))
-        if self.target:
-            found += ports.target_resources(network, self.target, bridge, sight)
-        return {resource.key: resource for resource in found}
+        return {resource.key: resource for resource in ports.network_resources(network, bridge, sight)}
 
 
 class Publisher:
@@ -183,21 +180,22 @@ class Publisher:
         port = PublishedPort(*found.id, network, host, request.protocol, first, last, to, to == to_last, address, PUBLISH)
         self._refuse_unreached(port, found)
         _refuse_clash(port, self.all())
-        opened = {element.key: element for element in ports.elements(port, found.target.addresses, found.owner.site)}
-        device = ports.device_of(found.known.network, found.known.bridge)
-        served = ports.served(device, Owner(found.owner.site, "site", found.owner.network))
+        its_network, bridge, site = found.known.network, found.known.bridge, found.owner.site
+        opened = [
+            *ports.elements(port, found.target.addresses, site),
+            *ports.target_elements(its_network, found.target, bridge, site),
+        ]
+        served = ports.served(ports.device_of(its_network, bridge), Owner(site, "site", network))
         there = self._reconciler.observe(_Look(asked=[served])).state
-        alone = not found.known.network.external and found.target.returns != frozenset(found.target.addresses)
         goal = _Change(
             title=f"publish {port.listen}",
             known=found.known,
             machine=self._machine,
             id=found.id,
-            opened=opened,
-            target=found.target,
-            serving=True if alone or served.key not in there else None,
+            opened={element.key: element for element in opened},
+            serving=None if served.key in there else True,
         )
-        value: dict[str, object] = {"site": found.owner.site, "port": serial.encode(port)}
+        value: dict[str, object] = {"site": site, "port": serial.encode(port)}
         return self._carry_out(goal, _key(port), value)
 
     def unpublish(self, listen: Listen, protocol: Protocol) -> Report:
@@ -298,13 +296,17 @@ class Publisher:
         ]
         by_file: Any = self._store.remembered(SERVED).get(network, {}).get("of", ())
         left = {(container, interface) for container, interface in by_file} | {other.id for other in others}
-        closed = {e.key: e for version in (4, 6) for e in ports.elements(port, {version: _ANY[version]}, site)}
+        known = self._known(network)
+        closed = list(ports.elements(port, _ANY, site))
+        for found in self._attachments(port.container) if port.id not in left else ():
+            if found.id == port.id:
+                closed += ports.elsewhere(known.network, found.target.addresses.values(), known.bridge, site)
         goal = _Change(
             title=f"unpublish {port.listen}",
-            known=self._known(network),
+            known=known,
             machine=self._machine,
             id=port.id,
-            closed=closed,
+            closed={element.key: element for element in closed},
             serving=None if left else False,
             hairpin=port.id in left,
         )
@@ -381,8 +383,7 @@ class Publisher:
 
     def _marked(self, asked: PublishedPort) -> Any:
         """What the kernel's marks tell, where the store has lost it."""
-        looked_up = [e for version in (4, 6) for e in ports.elements(asked, {version: _ANY[version]}, "")]
-        state = self._reconciler.observe(_Look(asked=looked_up)).state
+        state = self._reconciler.observe(_Look(asked=list(ports.elements(asked, _ANY, "")))).state
         mine = [e for e in state.values() if isinstance(e, NftElement) and _is_published(e)]
         if not mine:
             return None

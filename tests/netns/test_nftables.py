@@ -64,6 +64,7 @@ def published() -> list[NftElement]:
     keys = {"served": ("dw-lan",), "no_loopback": ("dw-lan",), "closed": ("dw-lan",)}
     keys |= dict.fromkeys(("beside4", "behind4"), ("10.1.9.0/24", "dw-lan"))
     keys |= dict.fromkeys(("beside6", "behind6"), ("fd00:9::/64", "dw-lan"))
+    keys |= {"elsewhere4": ("10.1.9.2", "dw-lan"), "elsewhere6": ("fd00:9::2", "dw-lan")}
     return found + [NftElement("inet", "ductwork", name, parts, owner=OWNER) for name, parts in keys.items()]
 
 
@@ -207,8 +208,8 @@ def test_an_error_aborts_everything_and_says_what(host: Host) -> None:
     errors = host.errors(Create(fine), Create(replace(first, value="192.0.2.2")))
     assert len(set(errors)) == 1
     assert errors[0].startswith("File exists: add element inet ductwork snat4")
-    assert host.errors(Create(replace(fine, set_name="nowhere"))) == [
-        'No such file or directory: add element inet ductwork nowhere { "dw-x" comment "office/site/pods" }'
+    assert host.errors(Create(replace(fine, set_name="qqqqqqqqqq"))) == [
+        'No such file or directory: add element inet ductwork qqqqqqqqqq { "dw-x" comment "office/site/pods" }'
     ]
     assert elements(list(host.read().values())) == [first], "nothing of it happened"
 

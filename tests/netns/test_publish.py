@@ -363,3 +363,46 @@ def test_held_by_docker(world: World, proxy: str, monkeypatch: pytest.MonkeyPatc
             world.apply(SITE + PORTS)
         same(snapshot(world.host), before)
         assert docker.inspect("theirs")["State"]["Running"]
+
+
+def test_of_whom_replies_go_another_way(world: World) -> None:
+    """A container with a default route of its own, as a runtime leaves it: the host stands for its clients. `apply` leaves that
+    as it is, and with the last port it goes."""
+    world.settle(SITE)
+    before = snapshot(world.host)
+    world.container("guest")
+    world.eth0("guest")
+    guest = f"netns:{world.names['guest']}"
+    world.engine(lambda engine: engine.attach(AttachRequest(guest, "lan")))
+    attached = snapshot(world.host)
+    publish(world, "8088", "<web>:80")
+    publish(world, "8089", "<guest>:80")
+    publish(world, "8090", "<guest>:80")
+    assert not world.apply(SITE).operations
+    with served((world.names["guest"], 80)):
+        assert outside_asks(world, 8089) == "10.1.1.1"
+        sh(world.host, "nft", "flush", "set", "inet", "ductwork", "elsewhere4")
+        world.settle(SITE)
+        unpublish(world, "8089")
+        assert (outside_asks(world, 8089), outside_asks(world, 8090)) == (REFUSED, "10.1.1.1")
+    unpublish(world, "8090")
+    assert not world.apply(SITE).operations
+    unpublish(world, "8088")
+    same(snapshot(world.host), attached)
+    publish(world, "8089", "<guest>:80")
+    world.engine(lambda engine: engine.detach(guest, "lan"))
+    same(snapshot(world.host), before)
+
+
+def test_one_of_the_file_whose_replies_go_another_way_starts_anew(world: World) -> None:
+    """The agent plugs it in by itself."""
+    world.eth0("web")
+    world.settle(SITE + PORTS)
+    world.kill("web")
+    world.container("web")
+    world.eth0("web")
+    site = world.site(SITE + PORTS)
+    assert world.engine(lambda engine: engine.plug_in(site, "", f"netns:{world.names['web']}"))
+    assert not world.apply(SITE + PORTS).operations
+    with served((world.names["web"], 80)):
+        assert outside_asks(world) == "10.1.1.1"

@@ -7,7 +7,7 @@ by themselves: where it holds the gateway that the container's default route lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -23,8 +23,10 @@ from ductwork.site.model import Attachment, Network, PublishedPort
 MAPS = frozenset({"ports4", "ports6", "ports_at4", "ports_at6"})
 _SPOKEN_BY = frozenset({"bridge", "ovs", "vlan", "macvlan", "ipvlan"})
 """The kinds of links of ours by which a host speaks to containers."""
-SETS = frozenset({"served", "no_loopback", "closed", "behind4", "behind6", "beside4", "beside6"})
-"""What a network needs for its ports, whatever they are."""
+ELSEWHERE = frozenset({"elsewhere4", "elsewhere6"})
+MASQUERADED = frozenset({"behind4", "behind6"}) | ELSEWHERE
+SETS = frozenset({"served", "no_loopback", "closed", "beside4", "beside6"}) | MASQUERADED
+"""What a network, or one of its containers, needs for its ports, whatever they are."""
 LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address(1)
 """The second is what the kernel cannot translate: only the agent answers there."""
 
@@ -154,14 +156,18 @@ def network_resources(network: Network, plugged_into: str, view: View) -> Iterat
             yield from nat.ways_out(version, device, view.facts, owner)
 
 
-def target_resources(network: Network, found: Target, plugged_into: str, view: View) -> Iterator[NftElement]:
+def target_elements(network: Network, found: Target, plugged_into: str, site: str) -> Iterator[NftElement]:
     """What an attachment with published ports needs besides: to be spoken to by the host alone, where its replies would go
     another way."""
-    if not network.external:
-        for version, address in found.addresses.items():
-            if version not in found.returns:
-                device = device_of(network, plugged_into)
-                yield _element(f"behind{version}", (str(address), device), view.owner(network.name))
+    astray = [address for version, address in found.addresses.items() if version not in found.returns]
+    return elsewhere(network, astray, plugged_into, site)
+
+
+def elsewhere(network: Network, addresses: Iterable[IPAddress], plugged_into: str, site: str) -> Iterator[NftElement]:
+    """That replies of a network's containers with these addresses go another way; of a LAN's, they do in any case."""
+    device = device_of(network, plugged_into)
+    for address in addresses if not network.external else ():
+        yield _element(f"elsewhere{address.version}", (str(address), device), Owner(site, "site", network.name))
 
 
 def served(device: str, owner: Owner) -> NftElement:

@@ -75,10 +75,13 @@ _PORT_SETS = (
     ("set", "no_loopback", "type ifname;"),
     # served devices that forward for the sake of the ports alone
     ("set", "closed", "type ifname;"),
-    # (address or subnet, served device): replies do not come back through this host unless it is the source …
+    # (subnet, served device): replies do not come back through this host unless it is the source …
     ("set", "behind4", "type ipv4_addr . ifname; flags interval;"),
     ("set", "behind6", "type ipv6_addr . ifname; flags interval;"),
-    # … nor do they from a container to a neighbour: (subnet, served device)
+    # … nor do they from a single container, whose default route leads elsewhere: (address, served device)
+    ("set", "elsewhere4", "type ipv4_addr . ifname;"),
+    ("set", "elsewhere6", "type ipv6_addr . ifname;"),
+    # … nor from a container to a neighbour: (subnet, served device)
     ("set", "beside4", "type ipv4_addr . ifname; flags interval;"),
     ("set", "beside6", "type ipv6_addr . ifname; flags interval;"),
 )
@@ -163,6 +166,8 @@ _PORTS = (
             "ip6 saddr . oifname @beside6 masquerade",
             "ip daddr . oifname @behind4 masquerade",
             "ip6 daddr . oifname @behind6 masquerade",
+            "ip daddr . oifname @elsewhere4 masquerade",
+            "ip6 daddr . oifname @elsewhere6 masquerade",
             "snat ip to ip saddr",
             "snat ip6 to ip6 saddr",
         ),

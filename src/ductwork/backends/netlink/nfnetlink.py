@@ -100,6 +100,8 @@ INET_KEYS: Mapping[str, tuple[_Part, ...]] = {
     "ports_at4": (_IPV4, _PROTOCOL, _PORT),
     "ports_at6": (_IPV6, _PROTOCOL, _PORT),
     "served": (_IFNAME,),
+    "elsewhere4": (_IPV4, _IFNAME),
+    "elsewhere6": (_IPV6, _IFNAME),
 }
 """The same of the inet table: those that a single port needs."""
 VALUES: Mapping[str, tuple[_Part, ...]] = {
