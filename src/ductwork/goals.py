@@ -462,13 +462,16 @@ class Restore:
         return ()
 
     def desired(self, observation: Observation) -> dict[Key, Resource]:
-        """Containers that are gone, or have started anew, have nothing to go back to."""
+        """Containers that are gone, or have started anew, have nothing to go back to; nor has what was on a link that came with
+        the change (it is known where taking back was begun before)."""
         cookies = {name: known.cookie for name, known in observation.facts.containers.items()}
+        absent = {key for key, resource in self.before.items() if resource is None}
         parked = [r.unpark() for r in self.before.values() if isinstance(r, Route) and r.is_parked]
         found = {
             key: _as_it_was_made(resource, displaces=observation.state.get(key) in parked)
             for key, resource in self.before.items()
             if resource is not None
+            and absent.isdisjoint(resource.requires())
             and (not key.netns or key.netns in cookies)
             and not (
                 resource.owner and resource.owner.container and cookies.get(resource.owner.container) != resource.owner.cookie

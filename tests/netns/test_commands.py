@@ -180,7 +180,7 @@ def _examples() -> Iterator[Any]:
 def test_examples(stage: Stage, path: Path, host: str) -> None:
     """Namespaces stand for the containers of every runtime."""
     skip_where_it_cannot_run(path.stem)
-    text = re.sub(r'"(netns|docker):([\w-]+)"', r'"netns:<\2>"', path.read_text())
+    text = re.sub(r'"(?:netns|docker):([\w-]+)', r'"netns:<\1>', path.read_text())
     site = load_text(path.read_text(), path.name)
     for attachment in site.on(host):
         name = attachment.container.partition(":")[2]

@@ -129,7 +129,7 @@ def test_what_is_refused(labels: dict[str, str], told: str) -> None:
 
 
 def test_it_is_all_or_nothing() -> None:
-    with pytest.raises(LabelError, match=r"lan.adress: there is no such label \(and 1 more mistakes\)"):
+    with pytest.raises(LabelError, match=r"lan.adress: there is no such label \(and 1 more mistake\)"):
         asked(networks="pods", lan_adress="1", pods_mac="2")
 
 

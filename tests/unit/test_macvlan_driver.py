@@ -282,7 +282,7 @@ def test_what_the_kernel_would_refuse_is_refused_before(
     ],
 )
 def test_what_goes_together_is_not_refused(network: str, links: list[Link], facts: dict[str, object]) -> None:
-    wanted(network, links, **facts)
+    assert wanted(network, links, **facts)
 
 
 def test_what_another_site_has_there_counts() -> None:

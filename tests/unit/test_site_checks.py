@@ -51,6 +51,8 @@ def problems_of(text: str) -> list[str]:
         ("hosts: {alpha: }\nattachments: [{container: a, host: alfa, network: a}]", "did you mean `alpha`?"),
         ("networks: {pods: {driver: bridge}}\nattachments: [{container: a, network: pod}]", "did you mean `pods`?"),
         ("atachments: []", "did you mean `attachments`?"),
+        ("labels: [nope]", "add it below `networks:`: `nope:`"),
+        ("routers: [{name: r, legs: {nope: 10.1.1.1, b: 10.1.2.1}}]", "add it below `networks:`: `nope:`"),
         ("attachments: [{container: dokcer:a, network: a}]", "did you mean `docker`?"),
     ],
 )

@@ -130,7 +130,7 @@ def described(resource: Resource) -> str:
         case NftElement():
             return _element(resource)
         case IptablesRule():
-            return f"{resource.program} rule in DOCKER-USER: accept what ductwork's table has marked"
+            return f"{resource.program} rule in DOCKER-USER, or at the end of FORWARD: accept what ductwork's table has marked"
     return str(resource.key)
 
 
@@ -138,6 +138,8 @@ def _element(element: NftElement) -> str:
     match element.set_name, element.parts:
         case "checked", (port,):
             return f"nft checked: {port} sends nothing but what is its own"
+        case "flows" | "routed", (source, target):
+            return f"nft {element.set_name}: from {source} to {target}"
         case "own_mac", (port, mac):
             return f"nft own_mac: {port} has {mac}"
         case "own4", (port, _, address):

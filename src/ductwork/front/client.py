@@ -69,7 +69,7 @@ class Client:
         from ductwork.notices import Notice
 
         with self._opened() as connection:
-            response = _sent(connection, "GET", "/v1/events", b"", {})
+            response = _sent(connection, "GET", "/v1/events", b"", self._headers)
             if response.status != 200:
                 _refuse(*_read(response))
             for line in response:

@@ -147,5 +147,6 @@ def _refused(request: AttachRequest, message: str, hint: str) -> Problem:
 def _told(problems: list[Problem]) -> LabelError:
     """The first of them: one line, however much is written."""
     where, error = problems[0]
-    more = f" (and {len(problems) - 1} more mistakes)" if len(problems) > 1 else ""
+    others = len(problems) - 1
+    more = f" (and {others} more mistake{'s' if others > 1 else ''})" if others else ""
     return LabelError(f"{listing([where])}: {error.message}{more}", error.hint)

@@ -16,7 +16,7 @@ from ductwork.site.document import shorten
 from ductwork.site.draft import Draft, Plug, all_legs, gateways, is_external, per_host, subnet_of, subnets
 from ductwork.site.model import AddressRange
 from ductwork.site.schema import NetworkModel
-from ductwork.site.values import closest, describe, listing, special_address
+from ductwork.site.values import closest, describe, instead_of_network, listing, special_address
 
 
 def known_host(draft: Draft) -> Iterator[Problem]:
@@ -35,15 +35,10 @@ def known_host(draft: Draft) -> Iterator[Problem]:
 
 
 def known_network(draft: Draft) -> Iterator[Problem]:
-    known = sorted(draft.network_names)
     for plug in draft.plugs:
         name = plug.model.network
         if name not in draft.network_names:
-            hint = (
-                f"{closest(name, known)}networks: {listing(known)}"
-                if known
-                else f"add it below `networks:`: `{shorten(name)}:`"
-            )
+            hint = instead_of_network(name, draft.network_names)
             yield Problem((*plug.path, "network"), f"unknown network {describe(name)}", hint)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from ductwork.errors import Problem
 from ductwork.site.draft import Draft, subnet_of, subnets
-from ductwork.site.values import closest, describe, listing
+from ductwork.site.values import describe, instead_of_network, listing
 
 
 def permitted_networks(draft: Draft) -> Iterator[Problem]:
@@ -14,8 +14,7 @@ def permitted_networks(draft: Draft) -> Iterator[Problem]:
     for name, path in draft.label_paths.items():
         network = draft.networks.get(name)
         if name not in draft.network_names:
-            known = sorted(draft.network_names)
-            hint = f"{closest(name, known)}networks: {listing(known)}"
+            hint = instead_of_network(name, draft.network_names)
             yield Problem(path, f"`labels`: unknown network {describe(name)}", hint, on_key=True)
         elif network is not None and network.driver == "phys":
             hint = "delete it here, and plug its container in by `attachments`"

@@ -11,7 +11,7 @@ from ductwork.site.check_networks import Path, underlay_of
 from ductwork.site.document import shorten
 from ductwork.site.draft import Draft, has_bridge, is_external, per_host, subnet_of, subnets
 from ductwork.site.schema import NetworkModel, RouterModel
-from ductwork.site.values import closest, describe, listing, special_address
+from ductwork.site.values import closest, describe, instead_of_network, listing, special_address
 
 
 def at(index: int, *path: str | int) -> Path:
@@ -49,7 +49,7 @@ def legs_stand(draft: Draft) -> Iterator[Problem]:
             yield Problem(at(index, "legs"), message, "write two or more: `legs: {NETWORK: ADDRESS, NETWORK: ADDRESS}`")
         for name in router.legs:
             if name not in draft.network_names:
-                hint = f"{closest(name, draft.network_names)}networks: {listing(sorted(draft.network_names))}"
+                hint = instead_of_network(name, draft.network_names)
                 yield Problem(at(index, "legs", name), f"unknown network {describe(name)}", hint, on_key=True)
             elif name in draft.networks and (problem := _no_place(draft, router, name)):
                 yield Problem(at(index, "legs", name), *problem, on_key=True)

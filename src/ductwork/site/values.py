@@ -83,6 +83,14 @@ def listing(words: Iterable[str], limit: int = 20) -> str:
     return ", ".join(known[:limit]) + (f", … ({len(known)} in all)" if len(known) > limit else "")
 
 
+def instead_of_network(name: str, known: Iterable[str]) -> str:
+    """What to do about a network that is not in the file."""
+    networks = sorted(known)
+    if not networks:
+        return f"add it below `networks:`: `{shorten(name)}:`"
+    return f"{closest(name, networks)}networks: {listing(networks)}"
+
+
 def text(value: object, example: str) -> str:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
