@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import sh, until
-from host import World, build_world, same, snapshot
-from lan import Lan
+from host import World, same, snapshot
+from lent_nic import build_lender
 from test_crash import moments, nothing
 
 from ductwork.backends.nic import NicReader
@@ -34,18 +34,7 @@ attachments:
 @pytest.fixture
 def world(netns: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    made = build_world(netns, tmp_path)
-    lan = Lan(netns)
-    lan.plug_in(made.host, "nic7")
-    made.names["other"] = lan.machine("other", "192.168.7.9/24")
-    for address in ("192.168.7.1/24", "192.168.7.3/24", "10.1.0.1/32"):
-        sh(made.host, "ip", "address", "add", address, "dev", "nic7")
-    sh(made.host, "ip", "address", "add", "2001:db8:7::1/64", "dev", "nic7", "nodad")
-    sh(made.host, "ip", "route", "add", "default", "via", "192.168.7.254", "metric", "50")
-    sh(made.host, "ip", "-6", "route", "add", "2001:db8:8::/48", "via", "2001:db8:7::9", "table", "100")
-    sh(made.host, "sysctl", "-qw", "net.ipv4.conf.nic7.rp_filter=2", "net.ipv6.conf.nic7.accept_ra=0")
-    assert until(lambda: "tentative" not in sh(made.host, "ip", "address"))
-    return made
+    return build_lender(netns, tmp_path)
 
 
 @pytest.fixture
