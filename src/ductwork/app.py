@@ -138,7 +138,7 @@ class _Machine:
 class _Traffic:
     """`openings.Traffic` of the calling thread's namespace."""
 
-    def holders(self, elements: Sequence[NftElement]) -> dict[Key, str]:
+    def holders(self, elements: Sequence[NftElement]) -> dict[tuple[Key, int], str]:
         from ductwork.backends.netlink.listeners import holders
         from ductwork.runtimes.docker import publisher
 

@@ -21,7 +21,7 @@ _NAMED = 3
 class Traffic(Protocol):
     """The host's own listeners, and the connections that pass through it."""
 
-    def holders(self, elements: Sequence[NftElement]) -> dict[Key, str]:
+    def holders(self, elements: Sequence[NftElement]) -> dict[tuple[Key, int], str]:
         """Of ports that are about to be published, those that somebody listens on → who that is."""
 
     def forget(self, gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
@@ -34,7 +34,7 @@ def refuse_held(operations: Iterable[Operation], traffic: Traffic) -> None:
     held = traffic.holders([e for e in new if isinstance(e, NftElement)]) if new else {}
     if not held:
         return
-    told = list(dict.fromkeys(f"port {called(key)} of this host is held by {who}" for key, who in held.items()))
+    told = list(dict.fromkeys(f"port {called(key, port)} of this host is held by {who}" for (key, port), who in held.items()))
     more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
     hint = "choose another port for `listen`, or end what holds it"
     raise ConflictError("; ".join(told[:_NAMED]) + more + ": nothing was touched", hint)
@@ -59,10 +59,10 @@ def is_port(resource: object) -> bool:
     return isinstance(resource, NftElement) and resource.set_name in MAPS
 
 
-def called(key: Key) -> str:
-    """`8088/tcp`, or `192.0.2.1 8088/tcp`."""
-    *address, protocol, port = map(str, key.ident[3:])
-    return " ".join((*address, f"{port}/{protocol}"))
+def called(key: Key, port: int | None = None) -> str:
+    """`8088/tcp`, or `192.0.2.1 8088/tcp`; `port`: which one is meant of a range."""
+    *address, protocol, ports = map(str, key.ident[3:])
+    return " ".join((*address, f"{port or ports}/{protocol}"))
 
 
 def port_in_the_way(found: NftElement) -> str:

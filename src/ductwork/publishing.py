@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from ductwork import desire, serial
 from ductwork.errors import ConflictError, ContainerError, UsageError
@@ -179,7 +179,9 @@ class Publisher:
         network, host = found.owner.network, found.known.host
         port = PublishedPort(*found.id, network, host, request.protocol, first, last, to, to == to_last, address, PUBLISH)
         self._refuse_unreached(port, found)
-        _refuse_clash(port, self.all())
+        for site, other in self.all():
+            if other != port and ports.clash(port, other):
+                _refuse_taken(site, other)
         its_network, bridge, site = found.known.network, found.known.bridge, found.owner.site
         opened = [
             *ports.elements(port, found.target.addresses, site),
@@ -224,9 +226,13 @@ class Publisher:
 
     def all(self) -> Iterator[tuple[str, PublishedPort]]:
         """(site, port) of everything that files and people publish here, whether or not its container runs."""
+        return self._others("")
+
+    def _others(self, than: str) -> Iterator[tuple[str, PublishedPort]]:
+        """Of everything but a site's file."""
         for site, value in self._store.remembered(_BY_FILE).items():
             its: Any = value["ports"]
-            yield from ((site, serial.decode(port)) for port in its)
+            yield from ((site, serial.decode(port)) for port in its if site != than)
         for value in self._store.remembered(PUBLICATIONS).values():
             yield str(value["site"]), serial.decode(value["port"])
 
@@ -276,12 +282,12 @@ class Publisher:
 
     def undone(self, report: Report) -> None:
         """What `undo` has closed again is no longer remembered; what it has opened again, is."""
-        closed = [o.before for o in report.operations if isinstance(o, Delete) and _is_published(o.before)]
-        opened = [o.after for o in report.operations if isinstance(o, Create) and _is_published(o.after)]
-        for kind, other, elements in ((PUBLICATIONS, _CLOSED, closed), (_CLOSED, PUBLICATIONS, opened)):
-            for key, value in self._store.remembered(kind).items() if elements else ():
+        closed = {o.before.key for o in report.operations if isinstance(o, Delete) and _is_published(o.before)}
+        opened = {o.after.key for o in report.operations if isinstance(o, Create) and _is_published(o.after)}
+        for kind, other, keys in ((PUBLICATIONS, _CLOSED, closed), (_CLOSED, PUBLICATIONS, opened)):
+            for key, value in self._store.remembered(kind).items() if keys else ():
                 port = serial.decode(value["port"])
-                if any(ports.is_of(port, element) for element in elements):
+                if not keys.isdisjoint(ports.keys(port)):
                     self._store.remember(kind, key, None)
                     self._store.remember(other, key, value)
 
@@ -328,9 +334,9 @@ class Publisher:
 
     def refuse_taken(self, site: Site, host: str) -> None:
         """Of what a file publishes. Errors: `ConflictError`."""
-        by_hand = [serial.decode(value["port"]) for value in self._store.remembered(PUBLICATIONS).values()]
-        for port in (port for port in site.ports if port.host == host) if by_hand else ():
-            _refuse_clash(port, ((site.name, other) for other in by_hand))
+        mine = [port for port in site.ports if port.host == host]
+        for taken in ports.clashing(mine, self._others(site.name)) if mine else ():
+            _refuse_taken(*taken)
 
     @staticmethod
     def _refuse_unreached(port: PublishedPort, found: _Found) -> None:
@@ -382,14 +388,14 @@ class Publisher:
             yield _found(owner._replace(device="", home=0), self._known(f"{owner.site}/{owner.network}"), observation)
 
     def _marked(self, asked: PublishedPort) -> Any:
-        """What the kernel's marks tell, where the store has lost it."""
-        state = self._reconciler.observe(_Look(asked=list(ports.elements(asked, _ANY, "")))).state
-        mine = [e for e in state.values() if isinstance(e, NftElement) and _is_published(e)]
-        if not mine:
-            return None
-        owner = mine[0].owner
-        assert owner
-        return {"site": owner.site, "port": serial.encode(replace(asked, network=owner.network, origin=PUBLISH))}
+        """What the kernel's marks tell, where the store has lost it: of a range, what it led to, too."""
+        for port in (replace(asked, to=asked.first), replace(asked, to_one=True), asked):
+            looked_up = {element.key: element for element in ports.elements(port, _ANY, "")}
+            state = self._reconciler.observe(_Look(asked=list(looked_up.values()))).state
+            owner = next((state[key].owner for key in looked_up if key in state and _is_published(state[key])), None)
+            if owner:
+                return {"site": owner.site, "port": serial.encode(replace(port, network=owner.network, origin=PUBLISH))}
+        return None
 
 
 def _found(owner: Owner, known: KnownNetwork, observation: Observation) -> _Found:
@@ -414,19 +420,17 @@ def _spellings(reference: str) -> Iterator[str]:
     yield from (name,) if colon and runtime in RUNTIMES else (f"{each}:{reference}" for each in RUNTIMES)
 
 
-def _refuse_clash(port: PublishedPort, others: Iterable[tuple[str, PublishedPort]]) -> None:
-    """`others`: (site, port). Errors: `ConflictError`."""
-    for site, other in others:
-        if other != port and ports.clash(port, other):
-            by_hand = other.origin == PUBLISH
-            whose = "`ductwork publish`" if by_hand else f"site {site}"
-            protocol = "" if other.protocol == "tcp" else f" --protocol {other.protocol}"
-            first = f"`ductwork unpublish {other.listen}{protocol}`" if by_hand else "delete it from the site's file"
-            raise ConflictError(
-                f"port {other.listen}/{other.protocol} is published already by {whose}, to {other.container}:{other.to}: "
-                "nothing was touched",
-                f"{first} first, or choose another port",
-            )
+def _refuse_taken(site: str, other: PublishedPort) -> NoReturn:
+    """By what a site, or somebody, publishes. Errors: `ConflictError`."""
+    by_hand = other.origin == PUBLISH
+    whose = "`ductwork publish`" if by_hand else f"site {site}"
+    protocol = "" if other.protocol == "tcp" else f" --protocol {other.protocol}"
+    first = f"`ductwork unpublish {other.listen}{protocol}`" if by_hand else "delete it from the site's file"
+    raise ConflictError(
+        f"port {other.listen}/{other.protocol} is published already by {whose}, to {other.container}:{other.to}: "
+        "nothing was touched",
+        f"{first} first, or choose another port",
+    )
 
 
 def _key(port: PublishedPort) -> str:

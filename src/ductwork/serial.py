@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 from ductwork import resources
@@ -52,11 +52,14 @@ _RECORDS: dict[str, Any] = {
     )
 } | {f"{driver}.Options": options for driver, options in option_types().items()}
 _NAMES = {kind: name for name, kind in _RECORDS.items()}
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _NAMES}
+_PLAIN = frozenset({type(None), bool, int, str})
 
 
 def encode(value: object) -> Any:
     """A value as what `json.dumps` takes."""
-    if value is None or isinstance(value, bool | int | str):
+    kind = type(value)
+    if kind in _PLAIN:
         return value
     if isinstance(value, Owner):
         return {"": "Owner", "of": list(value)}
@@ -66,10 +69,10 @@ def encode(value: object) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, Mapping):
         return {"": "dict", "of": [[key, encode(item)] for key, item in value.items()]}
-    if type(value).__name__ in _ADDRESSES:
-        return {"": type(value).__name__, "of": str(value)}
-    assert is_dataclass(value), f"no JSON for {value!r}"
-    return {"": _NAMES[type(value)]} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
+    if kind.__name__ in _ADDRESSES:
+        return {"": kind.__name__, "of": str(value)}
+    assert kind in _NAMES, f"no JSON for {value!r}"
+    return {"": _NAMES[kind]} | {name: encode(getattr(value, name)) for name in _FIELDS[kind]}
 
 
 def decode(value: Any) -> Any:

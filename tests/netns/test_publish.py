@@ -127,6 +127,73 @@ def test_a_lost_store(world: World) -> None:
     assert listed(world) == []
 
 
+RANGES = {
+    "9000-9009": ("<web>:9000-9009", {9003: 9003}),
+    "8000-8999": ("<web>:80", {8000: 80, 8999: 80}),
+    "7000-7002": ("<web>:79-81", {7001: 80}),
+}
+"""Ports that lead to the same, to one, and to others: where, to what, which of them are tried and where each arrives."""
+
+
+@pytest.mark.parametrize("where", RANGES)
+@pytest.mark.parametrize("address", ["", f"{HOST}:"])
+def test_ranges(world: World, where: str, address: str) -> None:
+    """Opened as one, closed as one, by the kernel's marks where the store is lost; beside a port that a file has."""
+    (to, tried), where = RANGES[where], address + where
+    world.settle(SITE + PORTS.replace("8088", "6999"))
+    before = snapshot(world.host)
+    report = publish(world, where, to)
+    elements = (3 if "7000" in where else 1) * (1 if address else 2)
+    assert len([o for o in report.operations if o.target.key.kind == "nft-element"]) == elements
+    with served(*((world.names["web"], inner) for inner in {80, *tried.values()})):
+        assert {outside_asks(world, port) for port in (*tried, 6999)} == {OUTSIDE}
+        assert {ask(world.host, HOST, port, "tcp") for port in tried} == {HOST}
+    with pytest.raises(ConflictError, match=f"{where}/tcp is published already"):
+        publish(world, f"{address}{min(tried)}", "<db>:80")
+    assert [row for row in listed(world) if row[2] == "publish"] == [(where, "tcp", "publish", "published")]
+    assert not world.apply(SITE + PORTS.replace("8088", "6999")).operations
+    world.engine(lambda engine: engine.undo())
+    same(snapshot(world.host), before)
+    publish(world, where, to)
+    for file in world.state.iterdir():
+        file.unlink()
+    world.apply(SITE + PORTS.replace("8088", "6999"))
+    unpublish(world, where)
+    same(snapshot(world.host), before)
+
+
+def test_thousands(world: World) -> None:
+    """All at once: as one range, and as ports of their own."""
+    world.settle(SITE)
+    before = snapshot(world.host)
+    assert len(publish(world, "1-65535", "<web>:1-65535").operations) < 20
+    assert "1-65535" in sh(world.host, "nft", "list", "map", "inet", "ductwork", "ranges4")
+    unpublish(world, "1-65535")
+    same(snapshot(world.host), before)
+    publish(world, "10000-11999", "<web>:20000-21999")
+    with served((world.names["web"], 21999)):
+        assert outside_asks(world, 11999) == OUTSIDE
+    unpublish(world, "10000-11999")
+    same(snapshot(world.host), before)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine"), [("8000-8999", "8088"), ("8088", "8088-8089"), (f"{HOST}:8088", f"{HOST}:8000-8100")]
+)
+def test_another_sites(world: World, theirs: str, mine: str) -> None:
+    """A port is refused that another site's file has, however either is written."""
+    world.settle(SITE + f'ports:\n  - {{listen: "{theirs}", to: "netns:<web>:80"}}\n')
+    before = snapshot(world.host)
+    other = """
+networks: {other: {driver: bridge, subnet: 10.7.7.0/24}}
+attachments: [{container: "netns:<db>", network: other}]
+ports: [{listen: "MINE", to: "netns:<db>:80"}]
+"""
+    with pytest.raises(ConflictError, match="is published already by site office"):
+        world.apply(other.replace("MINE", mine), "others")
+    same(snapshot(world.host), before)
+
+
 def test_detached_and_destroyed(world: World) -> None:
     before = snapshot(world.host)
     world.settle(SITE)

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from ductwork.backends.netlink import nfnetlink
+from ductwork.backends.netlink import nft_sets
 from ductwork.drivers import Facts
 from ductwork.naming import host_ifname
 from ductwork.resources import HOST, IptablesRule, Link, NftElement, NftTable, Owner, Resource, Route, Sysctl
@@ -59,25 +59,21 @@ def test_sets_used_are_declared() -> None:
         assert declared == set(re.findall(r"@(?!(?:ll|nh|th),)(\w+)", table.script))
 
 
-def test_the_codec_knows_the_sets_of_the_bridge_table() -> None:
-    """Name → the sizes of the parts of its keys, as the table declares them."""
-    sizes = {"ifname": 16, "iifname": 16, "ether_addr": 6, "ipv4_addr": 4, "ipv6_addr": 16}
+@pytest.mark.parametrize("table", [inet_table(OWNER), bridge_table(OWNER)])
+def test_the_codec_knows_the_sets(table: NftTable) -> None:
+    """The sizes of the parts of keys and values, and which may be ranges, as the table declares them."""
+    sizes = {"ifname": 16, "iifname": 16, "ether_addr": 6, "ipv4_addr": 4, "ipv6_addr": 16, "inet_proto": 1, "inet_service": 2}
     declared = {}
-    for name, spec in re.findall(r"add set \S+ \S+ (\S+) \{ type(?:of)? (.*); \}", bridge_table(OWNER).script):
-        parts = [part.rpartition(",")[2] for part in spec.split(" . ")]
-        declared[name] = [sizes[part] if part in sizes else int(part) // 8 for part in parts]
-    assert declared == {name: [part.size for part in key] for name, key in nfnetlink.KEYS.items()}
-
-
-def test_the_codec_knows_the_maps_of_ports() -> None:
-    sizes = {"ifname": 16, "ipv4_addr": 4, "ipv6_addr": 16, "inet_proto": 1, "inet_service": 2}
-    declared = {}
-    for name, spec in re.findall(r"add (?:set|map) \S+ \S+ (\S+) \{ type ([^;]*);", inet_table(OWNER).script):
-        if name in nfnetlink.INET_KEYS:
-            declared[name] = [[sizes[part] for part in side.split(" . ")] for side in spec.split(" : ")]
-    known = {name: (key, nfnetlink.VALUES.get(name)) for name, key in nfnetlink.INET_KEYS.items()}
-    assert declared == {name: [[part.size for part in side] for side in sides if side] for name, sides in known.items()}
-    assert set(nfnetlink.VALUES) == ports.MAPS
+    for name, spec, more in re.findall(r"add (?:set|map) \S+ \S+ (\S+) \{ type(?:of)? ([^;]*);(.*) \}", table.script):
+        sides = [[part.rpartition(",")[2] for part in side.split(" . ")] for side in spec.split(" : ")]
+        in_bytes = [[sizes[part] if part in sizes else int(part) // 8 for part in side] for side in sides]
+        declared[name] = (*in_bytes, "interval" in more)
+    known = {}
+    for name, layout in nft_sets.SETS[table.family].items():
+        known[name] = (*([part.size for part in side] for side in layout[:2] if side), layout.intervals)
+    assert declared == known
+    maps = {name for name in declared if name.startswith(("ports", "ranges", "funnels"))}
+    assert maps == (ports.MAPS if table.family == "inet" else set())
 
 
 PLUGGED = Attachment("netns:web", "", "pods", "eth1", "02:00:00:00:0a:0b")

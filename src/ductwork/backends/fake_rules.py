@@ -275,6 +275,9 @@ class Rules:
                 raise Refused("conflicting intervals specified")
 
 
+_RANGE = re.compile("([0-9]+)-([0-9]+)")
+
+
 def known_by(route: Route) -> tuple[object, ...]:
     """What no two routes may have alike, unless one is appended."""
     metric = route.metric or (DEFAULT_METRIC_V6 if route.to.version == 6 else 0)
@@ -298,6 +301,15 @@ def _sets(script: str) -> dict[str, str]:
 
 
 def _overlap(one: NftElement, other: NftElement) -> bool:
-    """Whether two elements of an interval set have something in common: in their subnets, all else being equal."""
-    mine, theirs = ip_network(one.parts[0]), ip_network(other.parts[0])
-    return one.parts[1:] == other.parts[1:] and mine.version == theirs.version and mine.overlaps(theirs)
+    """Whether two elements of an interval set have something in common: in their subnets or ranges, all else being equal."""
+    return all(map(_meet, one.parts, other.parts))
+
+
+def _meet(one: str, other: str) -> bool:
+    ranges = [_RANGE.fullmatch(part) for part in (one, other)]
+    if ranges[0] and ranges[1]:
+        return int(ranges[0][1]) <= int(ranges[1][2]) and int(ranges[1][1]) <= int(ranges[0][2])
+    if "/" not in one + other:
+        return one == other
+    mine, theirs = ip_network(one), ip_network(other)
+    return mine.version == theirs.version and mine.overlaps(theirs)

@@ -52,7 +52,7 @@ def _others(elements: Iterable[NftElement], state: State) -> Iterator[PortRow]:
             listen=f"{host}{number}",
             protocol=protocol,
             container=holders.get(address, ""),
-            port=port,
+            port=port or number,
             network=owner.network if owner else "",
             site=owner.site if owner else "",
             origin=owner.origin if owner else "",

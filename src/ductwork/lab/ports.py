@@ -49,6 +49,7 @@ def expectations(
     pairs: list[Pair] = []
     answerers: dict[Answerer, None] = {}
     judged = [p for p in lab.site.ports if p.protocol in _KINDS and not lab.site.networks[p.network].external]
+    taken = {(p.host, p.protocol, n) for p in lab.site.ports for n in range(p.first, p.last + 1)}
     for port in judged:
         node = lab.container(port.host, port.container)
         network, host = lab.site.networks[port.network], lab.hosts[port.host]
@@ -58,7 +59,6 @@ def expectations(
             inner = port.to if port.to_one else port.to + number - port.first
             answerers[Answerer(node.netns, port.protocol, inner)] = None
             pairs += _to_host(lab, host, port, number, versions)
-        taken = {(p.host, p.protocol, n) for p in lab.site.ports for n in range(p.first, p.last + 1)}
         free = next(n for n in count(port.last + 1) if (port.host, port.protocol, n) not in taken)
         pairs += _to_host(lab, host, port, free, set())
     return list(dict.fromkeys(pairs)), list(answerers)

@@ -84,7 +84,8 @@ class NftElement:
 
     @property
     def key_text(self) -> str:
-        return " . ".join(part if _is_literal(part) else f'"{part}"' for part in self.parts)
+        """No map of ours has names of interfaces in its keys."""
+        return " . ".join(part if self.value or _is_literal(part) else f'"{part}"' for part in self.parts)
 
     def create_argv(self, place: Place) -> list[Argv]:
         return [["nft", f"add element {self._set} {{ {self.text} }}"]]

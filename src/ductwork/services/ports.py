@@ -20,7 +20,8 @@ from ductwork.services import nat
 from ductwork.services.ruleset import TABLE
 from ductwork.site.model import Attachment, Network, PublishedPort
 
-MAPS = frozenset({"ports4", "ports6", "ports_at4", "ports_at6"})
+MAPS = frozenset(f"{kind}{at}{version}" for kind in ("ports", "ranges", "funnels") for at in ("", "_at") for version in (4, 6))
+"""A port that leads to one; ports that lead to the same of the container's; ports that all lead to one."""
 _SPOKEN_BY = frozenset({"bridge", "ovs", "vlan", "macvlan", "ipvlan"})
 """The kinds of links of ours by which a host speaks to containers."""
 ELSEWHERE = frozenset({"elsewhere4", "elsewhere6"})
@@ -29,6 +30,10 @@ SETS = frozenset({"served", "no_loopback", "closed", "beside4", "beside6"}) | MA
 """What a network, or one of its containers, needs for its ports, whatever they are."""
 LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address(1)
 """The second is what the kernel cannot translate: only the agent answers there."""
+
+
+Other = tuple[str, PublishedPort]
+"""(site, port)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +46,25 @@ class Target:
 
 
 def elements(port: PublishedPort, addresses: Mapping[int, IPAddress], site: str) -> Iterator[NftElement]:
-    """One for each port and family."""
+    """One for each family; for each of its ports, too, where a range leads to other ones."""
     owner = Owner(site, port.origin, port.network)
     for version, address in addresses.items():
         where = _place(port, version)
-        if where is None:
-            continue
-        set_name, head = where
-        written = _written(address)
+        if where is not None:
+            suffix, head = where
+            for kind, numbers, to in _led(port, _written(address)):
+                yield NftElement("inet", TABLE, kind + suffix, (*head, port.protocol, numbers), to, owner)
+
+
+def _led(port: PublishedPort, address: str) -> Iterator[tuple[str, str, str]]:
+    """(the kind of map, a port or a range, where it leads). No map can count along."""
+    if port.first != port.last and port.to_one:
+        yield "funnels", f"{port.first}-{port.last}", f"{address} . {port.to}"
+    elif port.first != port.last and port.to == port.first:
+        yield "ranges", f"{port.first}-{port.last}", address
+    else:
         for number in range(port.first, port.last + 1):
-            to = port.to if port.to_one else port.to + number - port.first
-            yield NftElement("inet", TABLE, set_name, (*head, port.protocol, str(number)), f"{written} . {to}", owner)
+            yield "ports", str(number), f"{address} . {port.to + number - port.first}"
 
 
 @lru_cache(256)
@@ -65,16 +78,6 @@ def keys(port: PublishedPort) -> list[Key]:
     return [element.key for element in elements(port, {4: LOOPBACK4, 6: LOOPBACK6}, "")]
 
 
-def is_of(port: PublishedPort, resource: Resource) -> bool:
-    """Whether an element is the port's, or one of its range."""
-    if not isinstance(resource, NftElement) or resource.set_name not in MAPS:
-        return False
-    where = _place(port, int(resource.set_name[-1]))
-    if where is None or (resource.set_name, resource.parts[:-1]) != (where[0], (*where[1], port.protocol)):
-        return False
-    return port.first <= int(resource.parts[-1]) <= port.last
-
-
 def clash(one: PublishedPort, other: PublishedPort) -> bool:
     """Whether both take a port of a host, however it is written. One on an address comes before one on all."""
     if one.protocol != other.protocol or one.last < other.first or other.last < one.first:
@@ -83,13 +86,27 @@ def clash(one: PublishedPort, other: PublishedPort) -> bool:
     return one.address == other.address or not next(places).isdisjoint(next(places))
 
 
+def clashing(ports: Iterable[PublishedPort], others: Iterable[Other]) -> Iterator[Other]:
+    """Those of the others that take what one of the ports takes. There may be many, but few about one number."""
+    every: list[tuple[PublishedPort, Other | None]] = [(port, None) for port in ports]
+    every += [(other[1], other) for other in others]
+    about: list[tuple[PublishedPort, Other | None]] = []
+    for port, other in sorted(every, key=lambda entry: (entry[0].protocol, entry[0].first)):
+        about = [entry for entry in about if entry[0].protocol == port.protocol and entry[0].last >= port.first]
+        for before, its in about:
+            taken = its or other
+            if taken and not (its and other) and clash(port, before):
+                yield taken
+        about.append((port, other))
+
+
 def _place(port: PublishedPort, version: int) -> tuple[str, tuple[str, ...]] | None:
-    """(the map, what its keys begin with) for a family."""
+    """(how its maps' names end, what its keys begin with) for a family."""
     if port.address is None or (port.address.version == version and port.address.is_unspecified):
-        return f"ports{version}", ()
+        return str(version), ()
     if port.address.version != version or port.address == LOOPBACK6:
         return None
-    return f"ports_at{version}", (str(port.address),)
+    return f"_at{version}", (str(port.address),)
 
 
 def device_of(network: Network, plugged_into: str) -> str:

@@ -62,13 +62,27 @@ _INET_SETS = (
     ("set", "masked_legs", "type ifname;"),
 )
 
+_PORT_MAPS = ("ports", "ranges", "funnels")
+_AT, _TO4, _TO6 = "inet_proto . inet_service", "ipv4_addr . inet_service", "ipv6_addr . inet_service"
+_RANGES = "flags interval; counter;"
+
 _PORT_SETS = (
     # (protocol, port) of whatever address of the host's → where it leads to. Counted are new connections
-    ("map", "ports4", "type inet_proto . inet_service : ipv4_addr . inet_service; counter;"),
-    ("map", "ports6", "type inet_proto . inet_service : ipv6_addr . inet_service; counter;"),
+    ("map", "ports4", f"type {_AT} : {_TO4}; counter;"),
+    ("map", "ports6", f"type {_AT} : {_TO6}; counter;"),
     # (address, protocol, port) → the same; these come first
-    ("map", "ports_at4", "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter;"),
-    ("map", "ports_at6", "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; counter;"),
+    ("map", "ports_at4", f"type ipv4_addr . {_AT} : {_TO4}; counter;"),
+    ("map", "ports_at6", f"type ipv6_addr . {_AT} : {_TO6}; counter;"),
+    # (…, protocol, range) → the address whose same ports they lead to
+    ("map", "ranges4", f"type {_AT} : ipv4_addr; {_RANGES}"),
+    ("map", "ranges6", f"type {_AT} : ipv6_addr; {_RANGES}"),
+    ("map", "ranges_at4", f"type ipv4_addr . {_AT} : ipv4_addr; {_RANGES}"),
+    ("map", "ranges_at6", f"type ipv6_addr . {_AT} : ipv6_addr; {_RANGES}"),
+    # (…, protocol, range) → the one port that all of them lead to
+    ("map", "funnels4", f"type {_AT} : {_TO4}; {_RANGES}"),
+    ("map", "funnels6", f"type {_AT} : {_TO6}; {_RANGES}"),
+    ("map", "funnels_at4", f"type ipv4_addr . {_AT} : {_TO4}; {_RANGES}"),
+    ("map", "funnels_at6", f"type ipv6_addr . {_AT} : {_TO6}; {_RANGES}"),
     # devices behind which there are containers with published ports
     ("set", "served", "type ifname;"),
     # devices, and bridges below them, by which no packet of the host's loopback may come in
@@ -136,10 +150,10 @@ _PORTS = (
         (
             "fib daddr type != local return",
             "ip6 daddr ::1 return",
-            f"{_PORTED} dnat ip to ip daddr . meta l4proto . th dport map @ports_at4",
-            f"{_PORTED} dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports_at6",
-            f"{_PORTED} dnat ip to meta l4proto . th dport map @ports4",
-            f"{_PORTED} dnat ip6 to meta l4proto . th dport map @ports6",
+            *(f"{_PORTED} dnat ip to ip daddr . meta l4proto . th dport map @{kind}_at4" for kind in _PORT_MAPS),
+            *(f"{_PORTED} dnat ip6 to ip6 daddr . meta l4proto . th dport map @{kind}_at6" for kind in _PORT_MAPS),
+            *(f"{_PORTED} dnat ip to meta l4proto . th dport map @{kind}4" for kind in _PORT_MAPS),
+            *(f"{_PORTED} dnat ip6 to meta l4proto . th dport map @{kind}6" for kind in _PORT_MAPS),
         ),
     ),
     # Ahead of everybody's dstnat, as below.

@@ -112,10 +112,13 @@ def _places(address: IPAddress | None) -> tuple[IPAddress, ...]:
 
 def target_reached(draft: Draft) -> Iterator[Problem]:
     """The host has a way to the container, in a family that the port is meant for."""
+    ways: dict[int, tuple[set[int], str, str]] = {}
     for port in draft.ports:
         if port.plug is None or port.plug.network is None:
             continue
-        versions, why, hint = _ways(port.plug)
+        if port.plug.index not in ways:
+            ways[port.plug.index] = _ways(port.plug)
+        versions, why, hint = ways[port.plug.index]
         if not versions:
             yield Problem((*port.path, "to"), f"network `{port.plug.model.network}` {why}", hint)
         address = port.model.listen.address

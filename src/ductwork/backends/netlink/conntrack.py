@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-from ductwork.backends.netlink.listeners import Port, port_of
+from ductwork.backends.netlink.listeners import Ports, ports_of
 from ductwork.backends.netlink.wire import Message, NetlinkSocket, attribute, attributes, nested
 from ductwork.resources import IPAddress, NftElement
 
@@ -47,23 +47,39 @@ class _Flow(NamedTuple):
     plain: bool
 
 
+class _Openings:
+    """Published ports, which a flow may have come by."""
+
+    def __init__(self, elements: Iterable[NftElement]) -> None:
+        self.ports = [(ports_of(element), element) for element in elements]
+        self._single: dict[tuple[str, int], list[tuple[Ports, NftElement]]] = {}
+        for each in self.ports:
+            if each[0].first == each[0].last:
+                self._single.setdefault((each[0].protocol, each[0].first), []).append(each)
+        self._ranges = [each for each in self.ports if each[0].first != each[0].last]
+
+    def of(self, protocol: str, to: End) -> Iterator[NftElement]:
+        address, number = to
+        for ports, element in (*self._single.get((protocol, number), ()), *self._ranges):
+            here = (ports.protocol, ports.family) == (protocol, address.version) and ports.address in (None, address)
+            if here and ports.first <= number <= ports.last:
+                yield element
+
+
 def forget(gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
     """Ports that no longer lead where they did, and ports that lead somewhere from now on."""
-    opened = [element for element in made if element.parts[-2] == "udp"]
-    known = _count() if gone or opened else 0
+    led, leads = _Openings(gone), _Openings(element for element in made if element.parts[-2] == "udp")
+    known = _count() if led.ports or leads.ports else 0
     if not known:
         return
-    led = {(port_of(element), _end(element)) for element in gone}
-    leads = {port_of(element) for element in opened}
-    wanted = {port for port, _ in led} | leads
     with suppress(OSError), NetlinkSocket(_NETFILTER) as netfilter:
         netfilter.enlarge()
-        asked = {(port.protocol, port.port) for port in wanted}
-        flows = _flows(netfilter, asked, _questions(asked, {port.family for port in wanted}, known))
+        questions = _questions([ports for ports, _ in (*led.ports, *leads.ports)], known)
         stale = [
             Message(_DELETE, 0, _head(flow.to[0].version) + nested(_ORIGINAL, flow.original))
-            for flow in flows
-            if any((port, flow.at) in led or (flow.plain and port in leads) for port in _ports_of(flow))
+            for flow in _flows(netfilter, questions)
+            if any(_end(element, flow.to[1]) == flow.at for element in led.of(flow.protocol, flow.to))
+            or (flow.plain and any(leads.of(flow.protocol, flow.to)))
         ]
         for batch in netfilter.batches(stale):
             netfilter.execute(batch)
@@ -77,19 +93,16 @@ def _count() -> int:
         return _FEW
 
 
-def _questions(asked: set[tuple[str, int]], families: set[int], known: int) -> list[bytes]:
+def _questions(asked: Sequence[Ports], known: int) -> list[bytes]:
     """Few flows are all told of, in one walk; of many, the kernel picks those to one port (Linux 5.8), in one per family."""
-    if known < _FEW or len(asked) > 1:
+    places = {(ports.protocol, ports.first, ports.last) for ports in asked}
+    protocol, first, last = next(iter(places))
+    if known < _FEW or len(places) > 1 or first != last:
         return [_head(0)]
-    ((protocol, port),) = asked
-    proto = nested(_PROTO, attribute(_NUMBER, bytes([_NUMBERS[protocol]])), attribute(_TO, _PORT.pack(port)))
+    proto = nested(_PROTO, attribute(_NUMBER, bytes([_NUMBERS[protocol]])), attribute(_TO, _PORT.pack(first)))
     flags = attribute(_FILTER_ORIGINAL, _U32.pack(_BY_PROTOCOL | _BY_PORT)), attribute(2, _U32.pack(0))
-    return [_head(family) + nested(_ORIGINAL, proto) + nested(_FILTER, *flags) for family in sorted(families)]
-
-
-def _ports_of(flow: _Flow) -> Iterable[Port]:
-    address, number = flow.to
-    return (Port(flow.protocol, number, address.version, None), Port(flow.protocol, number, address.version, address))
+    families = sorted({ports.family for ports in asked})
+    return [_head(family) + nested(_ORIGINAL, proto) + nested(_FILTER, *flags) for family in families]
 
 
 def _head(version: int) -> bytes:
@@ -97,24 +110,20 @@ def _head(version: int) -> bytes:
     return bytes([_FAMILIES[version], 0, 0, 0])
 
 
-def _end(element: NftElement) -> End:
+def _end(element: NftElement, number: int) -> End:
+    """Where a port, or one of a range, leads to."""
     address, _, port = element.value.partition(" . ")
-    return ip_address(address), int(port)
+    return ip_address(address), int(port or number)
 
 
-def _flows(netfilter: NetlinkSocket, asked: set[tuple[str, int]], questions: Iterable[bytes]) -> list[_Flow]:
-    """To one of these ports."""
-    found = []
+def _flows(netfilter: NetlinkSocket, questions: Iterable[bytes]) -> Iterator[_Flow]:
     for answer in (answer for question in questions for answer in netfilter.dump(_GET, question)):
         told = attributes(answer, 4)
         number = attributes(attributes(told[_ORIGINAL])[_PROTO]).get(_NUMBER, b"\0")[0]
-        if number not in _NAMES:
-            continue
-        source, to = _ends(told[_ORIGINAL])
-        if (_NAMES[number], to[1]) in asked:
+        if number in _NAMES:
+            source, to = _ends(told[_ORIGINAL])
             at, back = _ends(told[_REPLY])
-            found.append(_Flow(told[_ORIGINAL], _NAMES[number], to, at, plain=(at, back) == (to, source)))
-    return found
+            yield _Flow(told[_ORIGINAL], _NAMES[number], to, at, plain=(at, back) == (to, source))
 
 
 def _ends(data: bytes) -> tuple[End, End]:

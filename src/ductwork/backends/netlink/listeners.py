@@ -37,44 +37,54 @@ class Listener(NamedTuple):
     families: tuple[int, ...]
 
 
-class Port(NamedTuple):
+class Ports(NamedTuple):
     """An element of a map of published ports, as numbers; `address` None: every address of the family."""
 
     protocol: str
-    port: int
+    first: int
+    last: int
     family: int
     address: IPAddress | None
 
 
-def port_of(element: NftElement) -> Port:
-    *where, protocol, port = element.parts
+def ports_of(element: NftElement) -> Ports:
+    *where, protocol, numbers = element.parts
+    first, _, last = numbers.partition("-")
     family = int(element.set_name[-1])
     kind = IPv4Address if family == 4 else IPv6Address
-    return Port(protocol, int(port), family, kind(where[0]) if where else None)
+    return Ports(protocol, int(first), int(last or first), family, kind(where[0]) if where else None)
 
 
-def holders(elements: Sequence[NftElement], publisher: Callable[[str, int], str]) -> dict[Key, str]:
+def holders(elements: Sequence[NftElement], publisher: Callable[[str, int], str]) -> dict[tuple[Key, int], str]:
     """Of ports that are about to be published, those that somebody listens on → who that is. `publisher`: the container for
     which Docker listens on a port of a protocol, or ""."""
-    wanted = {element.key: port_of(element) for element in elements}
-    found: dict[Key, tuple[Port, Listener]] = {}
-    for protocol in dict.fromkeys(port.protocol for port in wanted.values()):
-        its = {key: port for key, port in wanted.items() if port.protocol == protocol}
-        numbers = {port.port for port in its.values()}
+    wanted = {element.key: ports_of(element) for element in elements}
+    found: dict[tuple[Key, int], tuple[str, Listener]] = {}
+    for protocol in dict.fromkeys(ports.protocol for ports in wanted.values()):
+        its = {key: ports for key, ports in wanted.items() if ports.protocol == protocol}
+        bounds = {number for ports in its.values() for number in (ports.first, ports.last)}
         by_port: dict[int, list[Listener]] = {}
-        for listener in _listeners(protocol, numbers):
+        for listener in _listeners(protocol, bounds):
             by_port.setdefault(listener.port, []).append(listener)
-        for key, port in its.items():
-            in_the_way = [listener for listener in by_port.get(port.port, ()) if _holds(listener, port)]
-            if in_the_way:
-                found[key] = (port, in_the_way[0])
+        for key, ports in its.items():
+            for number in _taken(ports, by_port):
+                in_the_way = [listener for listener in by_port[number] if _holds(listener, ports)]
+                if in_the_way:
+                    found[key, number] = (protocol, in_the_way[0])
     if not found:
         return {}
     processes = _processes({listener.inode for _, listener in found.values()})
-    return {key: _who(port, processes.get(listener.inode), publisher) for key, (port, listener) in found.items()}
+    return {at: _who(protocol, its.port, processes.get(its.inode), publisher) for at, (protocol, its) in found.items()}
 
 
-def _holds(listener: Listener, port: Port) -> bool:
+def _taken(ports: Ports, by_port: Mapping[int, object]) -> Iterable[int]:
+    """The ports of a range that anybody listens on."""
+    if ports.first == ports.last:
+        return (ports.first,) if ports.first in by_port else ()
+    return sorted(number for number in by_port if ports.first <= number <= ports.last)
+
+
+def _holds(listener: Listener, port: Ports) -> bool:
     """What listens on ::1 alone loses nothing: the kernel does not translate that address."""
     if port.family not in listener.families or listener.address == _LOOPBACK6:
         return False
@@ -124,12 +134,12 @@ def _processes(inodes: Iterable[int]) -> Mapping[int, tuple[str, int]]:
     return found
 
 
-def _who(port: Port, process: tuple[str, int] | None, publisher: Callable[[str, int], str]) -> str:
+def _who(protocol: str, port: int, process: tuple[str, int] | None, publisher: Callable[[str, int], str]) -> str:
     if process is None:
         return "a process that cannot be seen"
     name, pid = process
     if name.startswith("docker"):
-        container = publisher(port.protocol, port.port)
+        container = publisher(protocol, port)
         if container:
             return f"Docker, for its container {container}"
     return f"{name} (process {pid})"
