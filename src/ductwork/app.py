@@ -26,13 +26,14 @@ from ductwork.held import HeldNamespaces
 from ductwork.journal import Journal
 from ductwork.netns import RUN_DIRECTORY
 from ductwork.reconciler import Reconciler
-from ductwork.resources import Backend, IPNetwork, Key, NftElement, NicFacts
+from ductwork.resources import HOST, Backend, IPNetwork, Key, NftElement, NicFacts
 from ductwork.runtimes import Runtime, Tags
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
 from ductwork.system import System
 
 if TYPE_CHECKING:
+    from ductwork.backends.netlink.listeners import Askable
     from ductwork.backends.nftables import NftablesBackend
     from ductwork.site.model import Site
 
@@ -70,9 +71,9 @@ def build_engine(
         families = frozenset(f for f, program in (("ip", "iptables"), ("ip6", "ip6tables")) if shutil.which(program))
         switches = OvsdbBackend(gate, _databases(store))
         machine = _Machine(netlinks[0], visitor, switches, fetches)
-        filters = nft, _iptables(gate)
+        filters, traffic = (nft, _iptables(gate)), _Traffic(netlinks[0])
         return System(
-            netlinks[0], SysctlBackend(gate), filters, switches, nft, families, visitor, netns.cookie, machine, _Traffic()
+            netlinks[0], SysctlBackend(gate), filters, switches, nft, families, visitor, netns.cookie, machine, traffic
         )
 
     resolver = Resolver(runtimes or default_runtimes())
@@ -138,11 +139,25 @@ class _Machine:
 class _Traffic:
     """`openings.Traffic` of the calling thread's namespace."""
 
+    def __init__(self, links: NetlinkBackend) -> None:
+        self._links = links
+
     def holders(self, elements: Sequence[NftElement]) -> dict[tuple[Key, int], str]:
         from ductwork.backends.netlink.listeners import holders
+
+        return holders(elements, self._askable())
+
+    def at_loopback(self, wanted: Callable[[str, int], bool]) -> dict[tuple[str, int], str]:
+        from ductwork.backends.netlink.listeners import at_loopback
+
+        return at_loopback(wanted, self._askable())
+
+    def _askable(self) -> Askable:
+        from ductwork.backends.netlink.listeners import Askable
+        from ductwork.openings import tunnel_of
         from ductwork.runtimes.docker import publisher
 
-        return holders(elements, publisher)
+        return Askable(publisher, lambda port: tunnel_of(self._links.read(HOST, None), port))
 
     def forget(self, gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
         from ductwork.backends.netlink.conntrack import forget

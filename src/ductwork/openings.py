@@ -7,11 +7,11 @@ undone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ductwork.errors import ConflictError
-from ductwork.resources import Create, Delete, Key, NftElement, Operation, Update
+from ductwork.resources import Create, Delete, Key, Link, NftElement, Operation, Resource, State, Update, VxlanSpec
 from ductwork.services import ports
 from ductwork.services.ports import MAPS
 
@@ -24,12 +24,16 @@ class Traffic(Protocol):
     def holders(self, elements: Sequence[NftElement]) -> dict[tuple[Key, int], str]:
         """Of ports that are about to be published, those that somebody listens on → who that is."""
 
+    def at_loopback(self, wanted: Callable[[str, int], bool]) -> dict[tuple[str, int], str]:
+        """(protocol, port) → who takes what comes to ::1, of the ports that are wanted; "": the agent's relay."""
+
     def forget(self, gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
         """Connections by ports that led elsewhere; datagrams that came for ports before they led anywhere."""
 
 
-def refuse_held(operations: Iterable[Operation], traffic: Traffic) -> None:
+def refuse_held(operations: Sequence[Operation], observed: State, traffic: Traffic) -> None:
     """Errors: `ConflictError`, with who holds a port."""
+    _refuse_tunnels(operations, observed)
     new = [o.after for o in operations if isinstance(o, Create) and is_port(o.after)]
     held = traffic.holders([e for e in new if isinstance(e, NftElement)]) if new else {}
     if not held:
@@ -38,6 +42,48 @@ def refuse_held(operations: Iterable[Operation], traffic: Traffic) -> None:
     more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
     hint = "choose another port for `listen`, or end what holds it"
     raise ConflictError("; ".join(told[:_NAMED]) + more + ": nothing was touched", hint)
+
+
+def _refuse_tunnels(operations: Sequence[Operation], observed: State) -> None:
+    """What comes for a VXLAN tunnel would be translated before it reaches the tunnel's socket, which is not there yet, or, of
+    a device that is down, not there at all."""
+    made = [o.after for o in operations if isinstance(o, Create | Update)]
+    new_tunnels, new_ports = _tunnels(made), _datagram_ports(made)
+    if not (new_tunnels or new_ports):
+        return
+    changed = {o.before.key for o in operations if isinstance(o, Delete | Update)}
+    stays = [resource for key, resource in observed.items() if key not in changed]
+    taken = [(tunnel, port) for tunnel in new_tunnels for port in (*new_ports, *_datagram_ports(stays))]
+    held = [(tunnel, port) for tunnel in _tunnels(stays) for port in new_ports] if new_ports else []
+    for (number, tunnel), (first, last, port) in (*taken, *held):
+        if first <= number <= last:
+            here = f"port {number}/udp of this host"
+            message = f"{here} is held by {tunnel_of([tunnel], number)}"
+            if tunnel.key not in observed:
+                message = f"{here}, which {tunnel_of([tunnel], number)} needs, is published by {_whose(port)}"
+            raise ConflictError(f"{message}: nothing was touched", "publish another port, or give the network another `port`")
+
+
+def tunnel_of(resources: Iterable[Resource], port: int) -> str:
+    """Whose VXLAN tunnel has a port, or ""."""
+    for number, link in _tunnels(resources):
+        if number == port:
+            owner = link.owner
+            return f"the tunnel {link.name}" + (f" of site {owner.site}, network {owner.network}" if owner else "")
+    return ""
+
+
+def _tunnels(resources: Iterable[Resource]) -> list[tuple[int, Link]]:
+    return [(r.spec.port, r) for r in resources if isinstance(r, Link) and isinstance(r.spec, VxlanSpec)]
+
+
+def _datagram_ports(resources: Iterable[Resource]) -> list[tuple[int, int, NftElement]]:
+    found = []
+    for resource in resources:
+        if isinstance(resource, NftElement) and resource.set_name in MAPS and resource.parts[-2] == "udp":
+            first, _, last = resource.parts[-1].partition("-")
+            found.append((int(first), int(last or first), resource))
+    return found
 
 
 def forget_stale(operations: Iterable[Operation], traffic: Traffic, *, just_read: bool) -> None:
@@ -67,8 +113,12 @@ def called(key: Key, port: int | None = None) -> str:
 
 def port_in_the_way(found: NftElement) -> str:
     """What is said of a port that leads elsewhere already."""
-    whose = f"{found.owner.origin} {found.owner.site}, network {found.owner.network}" if found.owner else "nobody of ductwork's"
-    return f"port {called(found.key)} leads to {found.value.replace(' . ', ' ')} already, and belongs to {whose}"
+    return f"port {called(found.key)} leads to {found.value.replace(' . ', ' ')} already, and belongs to {_whose(found)}"
+
+
+def _whose(port: NftElement) -> str:
+    owner = port.owner
+    return f"{owner.origin} {owner.site}, network {owner.network}" if owner else "nobody of ductwork's"
 
 
 def translated(operations: Iterable[Operation]) -> Iterator[str]:

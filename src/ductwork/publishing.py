@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address
 from typing import Any, Literal, NoReturn
 
 from ductwork import desire, serial
@@ -33,7 +32,7 @@ from ductwork.resources import (
 )
 from ductwork.services import ports
 from ductwork.site.model import PublishedPort, Site
-from ductwork.site.values import RUNTIMES, Listen, PortTarget
+from ductwork.site.values import RELAYED_AT_MOST, RUNTIMES, Listen, PortTarget
 from ductwork.store import Store
 
 Protocol = Literal["tcp", "udp", "sctp"]
@@ -182,6 +181,7 @@ class Publisher:
         for site, other in self.all():
             if other != port and ports.clash(port, other):
                 _refuse_taken(site, other)
+        self._refuse_held_at_loopback([port])
         its_network, bridge, site = found.known.network, found.known.bridge, found.owner.site
         opened = [
             *ports.elements(port, found.target.addresses, site),
@@ -236,23 +236,27 @@ class Publisher:
         for value in self._store.remembered(PUBLICATIONS).values():
             yield str(value["site"]), serial.decode(value["port"])
 
+    def at_loopback(self, wanted: Callable[[str, int], bool]) -> set[tuple[str, int]]:
+        """(protocol, port) of what the agent relays now."""
+        return {place for place, who in self._reconciler.traffic.at_loopback(wanted).items() if not who}
+
     def relayed(self) -> dict[tuple[Protocol, int], tuple[IPAddress, int]]:
-        """(protocol, port) → where it leads, of the ports that are open at ::1 too; IPv6 rather than IPv4."""
-        at_loopback = (port for _, port in self.all() if port.address in (None, IPv6Address(0), ports.LOOPBACK6))
-        by_target: dict[tuple[str, str], list[PublishedPort]] = {}
-        for port in at_loopback:
-            by_target.setdefault(port.id, []).append(port)
-        leads: dict[tuple[Protocol, int], tuple[IPAddress, int]] = {}
-        for container in dict.fromkeys(container for container, _ in by_target):
+        """(protocol, port) → where it leads, of the ports that are open at ::1 too; IPv6 rather than IPv4. A port on ::1 comes
+        before one on all. Of more than `RELAYED_AT_MOST`, the longest ranges are left out."""
+        open_there = [port for _, port in self.all() if ports.at_loopback(port) and port.protocol != "sctp"]
+        open_there.sort(key=lambda port: (port.address != ports.LOOPBACK6, port.last - port.first))
+        leads_to: dict[tuple[str, str], IPAddress] = {}
+        for container in dict.fromkeys(port.container for port in open_there):
             for found in self._attachments(container):
                 addresses = found.target.addresses
-                if not addresses:
-                    continue
-                address = addresses[max(addresses)]
-                for port in by_target.get(found.id, ()):
-                    for number in range(port.first, port.last + 1):
-                        to = port.to if port.to_one else port.to + number - port.first
-                        leads[port.protocol, number] = (address, to)
+                if addresses:
+                    leads_to[found.id] = addresses[max(addresses)]
+        leads: dict[tuple[Protocol, int], tuple[IPAddress, int]] = {}
+        for port in open_there:
+            if port.id in leads_to and len(leads) + port.last - port.first < RELAYED_AT_MOST:
+                for number in range(port.first, port.last + 1):
+                    to = port.to if port.to_one else port.to + number - port.first
+                    leads.setdefault((port.protocol, number), (leads_to[port.id], to))
         return leads
 
     def note(self, site: Site, host: str) -> None:
@@ -337,6 +341,20 @@ class Publisher:
         mine = [port for port in site.ports if port.host == host]
         for taken in ports.clashing(mine, self._others(site.name)) if mine else ():
             _refuse_taken(*taken)
+        self._refuse_held_at_loopback(mine)
+
+    def _refuse_held_at_loopback(self, its: Iterable[PublishedPort]) -> None:
+        """Where the agent relays, no element meets whoever listens. Errors: `ConflictError`, but for ports that are published
+        already."""
+        found = self._reconciler.traffic.at_loopback(ports.covering(filter(ports.at_loopback, its)))
+        held = {place: who for place, who in found.items() if who}
+        if not held:
+            return
+        known = ports.covering(port for _, port in self.all() if ports.at_loopback(port))
+        for (protocol, number), who in held.items():
+            if not known(protocol, number):
+                message = f"port {number}/{protocol} of this host is held by {who}, at ::1: nothing was touched"
+                raise ConflictError(message, "choose another port, or end what holds it")
 
     @staticmethod
     def _refuse_unreached(port: PublishedPort, found: _Found) -> None:

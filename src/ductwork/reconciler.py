@@ -132,7 +132,7 @@ class Reconciler:
         self._held = held
         self.confirmations = Confirmations(journal, self.undo)
         self._interrupted: tuple[str, ...] = ()
-        self._cookie = self._system.cookie()
+        self.traffic, self._cookie = self._system.traffic, self._system.cookie()
         self._backends = {
             kind: backend
             for backend in (self._system.links, self._system.sysctls, self._system.switches, *self._system.filters)
@@ -185,7 +185,7 @@ class Reconciler:
         desired, _ = self._desire(goal, observation)
         found = self._plan(goal, observation, desired)
         refuse_conflicts(found)
-        self._refuse_without(found)
+        self._refuse_without(found, observation)
         return Preview(found, observation, desired, tuple(self._resolver.notes))
 
     def carry_out(self, goal: Goal, prepare: Callable[[], None] = lambda: None, *, asked: bool = True) -> Report:
@@ -254,7 +254,7 @@ class Reconciler:
             if found.conflicts and transaction.change is None:
                 refuse_conflicts(found)
             if transaction.rounds == 0:
-                self._refuse_without(found)
+                self._refuse_without(found, observation)
                 lookout.ask(found, observation.state, goal.vigilance)
                 prepare()
             if not found.operations and not found.conflicts:
@@ -275,7 +275,7 @@ class Reconciler:
             errors = self._errors(outcomes, observation)
             if errors:
                 self._take_back(transaction, errors)
-        forget_stale(transaction.operations, self._system.traffic, just_read=goal.links is not None)
+        forget_stale(transaction.operations, self.traffic, just_read=goal.links is not None)
         if goal.links is None:
             self._foreign.settle(goal.needs, needed, observation.state)
             self._settle_guests(observation)
@@ -302,9 +302,9 @@ class Reconciler:
             goal.title,
         )
 
-    def _refuse_without(self, found: Plan) -> None:
+    def _refuse_without(self, found: Plan, observation: Observation) -> None:
         """Before anything is touched: what this kernel has not. Errors: `MissingToolError`; `ConflictError` for a port."""
-        refuse_held(found.operations, self._system.traffic)
+        refuse_held(found.operations, observation.state, self.traffic)
         needs = {
             feature: o.after
             for o in reversed(found.operations)

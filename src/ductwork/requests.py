@@ -129,7 +129,8 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class PortRow:
     """One published port, or range. `port`: the container's, or FIRST-LAST. `state`: `published`, or `waiting` for a container
-    that does not run. `addresses`: where it leads; `connections`: how many have been begun."""
+    that does not run; of one at ::1 alone, `relayed` or `needs the agent`. `addresses`: where it leads;
+    `connections`: how many have been begun."""
 
     listen: str
     protocol: str

@@ -306,11 +306,73 @@ def test_held_by_a_process(world: World, kind: int, address: str) -> None:
 
 
 def test_not_held(world: World) -> None:
-    """Another protocol's, another address's, ::1's, and a client's."""
-    with listening(world.host, socket.SOCK_DGRAM, "0.0.0.0"), listening(world.host, socket.SOCK_STREAM, "::1"):
+    """Another protocol's, another address's, and ::1's of what is not open there."""
+    with listening(world.host, socket.SOCK_DGRAM, "0.0.0.0"), listening(world.host, socket.SOCK_DGRAM, "::1"):
         world.settle(SITE + 'ports:\n  - {listen: 8088, to: "netns:<web>:80"}\n')
-    with listening(world.host, socket.SOCK_STREAM, "127.0.0.1"):
+    with listening(world.host, socket.SOCK_STREAM, "127.0.0.1"), listening(world.host, socket.SOCK_STREAM, "::1"):
         world.settle(SITE + f'ports:\n  - {{listen: "{HOST}:8088", to: "netns:<web>:80"}}\n')
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+@pytest.mark.parametrize("where", ["8088", "[::1]:8088", "[::1]:8000-8099"])
+def test_held_at_loopback(world: World, kind: int, where: str) -> None:
+    """Where the agent would relay, somebody listens: refused, in a file and by hand. Who came later is no reason."""
+    world.settle(SITE)
+    before = snapshot(world.host)
+    protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
+    text = SITE + f'ports:\n  - {{listen: "{where}", to: "netns:<web>:80", protocol: {protocol}}}\n'
+    with listening(world.host, kind, "::1"):
+        said = rf"port 8088/{protocol} of this host is held by py\S+ \(process \d+\), at ::1"
+        with pytest.raises(ConflictError, match=said):
+            world.apply(text)
+        with pytest.raises(ConflictError, match=said):
+            publish(world, where, "<web>:80", protocol)
+        same(snapshot(world.host), before)
+    publish(world, where, "<web>:80", protocol)
+    with listening(world.host, kind, "::1"):
+        assert not publish(world, where, "<web>:80", protocol).operations
+        unpublish(world, where, protocol)
+    world.settle(text)
+    with listening(world.host, kind, "::1"):
+        assert not world.apply(text).operations
+
+
+VXLAN = """
+networks:
+  tunnel: {driver: vxlan, vni: 7, subnet: 10.7.7.0/24, host_addresses: {h: 10.7.7.5, other: 10.7.7.6}, hosts: [h]}
+hosts:
+  h: {address: 192.0.2.1/24}
+  other: {address: 192.0.2.2/24}
+"""
+
+
+@pytest.mark.parametrize("where", ["4789", "4000-4999", f"{HOST}:4789"])
+def test_a_tunnel_beside_a_port(world: World, where: str) -> None:
+    """Of another site's, or opened by hand: what comes for the tunnel would be translated."""
+    text = SITE + f'ports:\n  - {{listen: "{where}", to: "netns:<web>:80", protocol: udp}}\n'
+    world.settle(text)
+    before = snapshot(world.host)
+    with pytest.raises(ConflictError, match=r"4789/udp .* vx-tunnel of site other.* needs, is published by site office"):
+        world.apply(VXLAN, "other", "h")
+    same(snapshot(world.host), before)
+    world.settle(SITE)
+    publish(world, where, "<web>:80", "udp")
+    with pytest.raises(ConflictError, match=r"4789/udp .* published by publish office, network lan"):
+        world.apply(VXLAN, "other", "h")
+    unpublish(world, where, "udp")
+    world.apply(VXLAN, "other", "h")
+    before = snapshot(world.host)
+    held = "4789/udp of this host is held by the tunnel vx-tunnel of site other, network tunnel"
+    with pytest.raises(ConflictError, match=held):
+        world.apply(text)
+    with pytest.raises(ConflictError, match=held):
+        publish(world, where, "<web>:80", "udp")
+    same(snapshot(world.host), before)
+    publish(world, "8088", "<web>:80", "udp")
+    with pytest.raises(ConflictError, match=held):  # without a look at the whole host
+        publish(world, where, "<web>:80", "udp")
+    publish(world, where, "<web>:80", "tcp")
+    world.destroy("other")
 
 
 class Client:
@@ -367,7 +429,12 @@ def test_the_agent_relays(world: World) -> None:
     text = SITE.replace("attachments:", "  four: {driver: bridge, subnet: 10.4.4.0/24}\nattachments:") + PORTS
     text = text.replace("ports:", '  - {container: "netns:<only4>", network: four, address: 10.4.4.2}\nports:')
     text += '  - {listen: "[::1]:8090", to: "netns:<only4>:80"}\n'
+    text += '  - {listen: 8093, to: "netns:<web>:81"}\n  - {listen: "[::1]:8093", to: "netns:<only4>:80"}\n'
+    text += '  - {listen: "[::1]:8094", to: "netns:<web>:80"}\n  - {listen: "8094-8095", to: "netns:<only4>:80"}\n'
     site = world.write(text)
+
+    def state(listen: str) -> set[str]:
+        return {row[3] for row in listed(world) if row[0] == listen}
 
     def relayed(port: int, protocol: str = "tcp") -> str:
         return ask(world.host, "::1", port, protocol)
@@ -378,6 +445,11 @@ def test_the_agent_relays(world: World) -> None:
             assert relayed(8088, "udp") == "fd00:1::1"
             assert relayed(8090) == "10.4.4.1"
             assert ask(world.names["out"], "2001:db8::1", 8090, "tcp") == REFUSED, "of ::1 alone"
+            assert (relayed(8093), relayed(8094), relayed(8095)) == ("10.4.4.1", "fd00:1::1", "10.4.4.1"), "::1's come first"
+            assert state("[::1]:8090") == {"relayed"}
+            assert not publish(world, "[::1]:8096", "<web>:80").operations
+            assert until(lambda: state("[::1]:8096") == {"relayed"})
+            unpublish(world, "[::1]:8096")
             publish(world, "8091", "<db>:80")
             assert until(lambda: relayed(8091) == REFUSED and "::1]:8091" in sh(world.host, "ss", "-Hltn"))
             with served((world.names["db"], 80)):
@@ -386,6 +458,9 @@ def test_the_agent_relays(world: World) -> None:
             assert until(lambda: "::1]:8091" not in sh(world.host, "ss", "-Hltn"))
             assert relayed(8088) == "fd00:1::1"
         assert (relayed(8088), relayed(8090)) == (REFUSED, REFUSED)
+        assert state("[::1]:8090") == {"needs the agent"}
+        world.kill("only4")
+        assert state("[::1]:8090") == {"waiting"}
 
 
 def test_what_is_relayed_is_whole(world: World) -> None:

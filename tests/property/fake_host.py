@@ -6,7 +6,7 @@ Invariant: nothing of the real machine is touched but a directory for the journa
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -65,6 +65,9 @@ class QuietMachine:
 
 
 class NoTraffic:
+    def at_loopback(self, wanted: Callable[[str, int], bool]) -> dict[tuple[str, int], str]:
+        return {}
+
     """A host on which nobody listens, and which nobody talks to."""
 
     def holders(self, elements: Sequence[NftElement]) -> dict[Key, str]:

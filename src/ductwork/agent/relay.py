@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Literal, cast
 
 from ductwork.resources import IPAddress
+from ductwork.resources.base import RELAY_MARK
 
 log = logging.getLogger("ductwork.agent")
 
@@ -67,10 +68,11 @@ class Relay:
         protocol, port = place
         try:
             if protocol == "tcp":
-                opened = await asyncio.start_server(_Stream(target).passed_on, _AT, port)
+                opened = await asyncio.start_server(_Stream(target).passed_on, sock=_bound(socket.SOCK_STREAM, port))
                 self._open[place] = (target, opened)
             elif protocol == "udp":
-                transport, _ = await self._loop.create_datagram_endpoint(lambda: _Datagrams(target), local_addr=(_AT, port))
+                bound = _bound(socket.SOCK_DGRAM, port)
+                transport, _ = await self._loop.create_datagram_endpoint(lambda: _Datagrams(target), sock=bound)
                 self._open[place] = (target, transport)
         except OSError as error:
             if place not in self._refused:
@@ -78,6 +80,20 @@ class Relay:
             self._refused.add(place)
         else:
             self._refused.discard(place)
+
+
+def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
+    """Marked as the relay's, for whoever asks who listens."""
+    opened = socket.socket(socket.AF_INET6, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, RELAY_MARK)
+        if kind == socket.SOCK_STREAM:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former agent linger
+        opened.bind((_AT, port))
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 class _Stream:

@@ -194,6 +194,7 @@ def _publish(front: Local, request: Publish) -> Done:
         wanted = PublishRequest(
             values.listen(request.listen), values.port_target(request.to), values.protocol(request.protocol), request.network
         )
+        values.refuse_unrelayed(wanted.listen, wanted.protocol)
     with front.build() as engine:
         with front.around(request, None, engine) as notes:
             report = engine.publisher.publish(wanted)
@@ -215,7 +216,7 @@ def _ports(front: Local, request: Ports) -> Published:
     from ductwork.inspect.ports import rows
 
     with front.build() as engine:
-        return Published(tuple(rows(engine.publisher.all(), engine.observe().state)))
+        return Published(tuple(rows(engine.publisher.all(), engine.observe().state, engine.publisher.at_loopback)))
 
 
 _DOERS: dict[type[Request[Any]], Callable[[Local, Any], Any]] = {

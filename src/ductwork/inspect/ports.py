@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from ductwork.requests import PortRow
 from ductwork.resources import Address, Key, Link, NftElement, State
 from ductwork.services import ports
 from ductwork.site.model import PublishedPort
 
+Relayed = Callable[[Callable[[str, int], bool]], Container[tuple[str, int]]]
+"""(protocol, port) of what the agent relays at ::1, of the ports that are wanted."""
 
-def rows(published: Iterable[tuple[str, PublishedPort]], state: State) -> Iterator[PortRow]:
+
+def rows(published: Iterable[tuple[str, PublishedPort]], state: State, relayed: Relayed) -> Iterator[PortRow]:
     """`published`: (site, port), as it is remembered. What the kernel has besides is told by its marks."""
+    published = list(published)
+    at_loopback = [port for _, port in published if port.address == ports.LOOPBACK6]
+    by_relay = relayed(ports.covering(at_loopback)) if at_loopback else ()
     there = {key: r for key, r in state.items() if isinstance(r, NftElement) and r.set_name in ports.MAPS}
     for site, port in published:
         found = [there.pop(key) for key in ports.keys(port) if key in there and _is_whose(there[key], site, port.origin)]
@@ -24,11 +30,19 @@ def rows(published: Iterable[tuple[str, PublishedPort]], state: State) -> Iterat
             network=port.network,
             site=site,
             origin=port.origin,
-            state="published" if found else "waiting",
+            state="published" if found else _without_element(port, state, by_relay),
             addresses=tuple(dict.fromkeys(element.value.partition(" . ")[0] for element in found)),
             connections=sum(element.packets for element in found),
         )
     yield from _others(there.values(), state)
+
+
+def _without_element(port: PublishedPort, state: State, by_relay: Container[tuple[str, int]]) -> str:
+    """At ::1 it is the agent that answers, for a container that runs."""
+    if port.address != ports.LOOPBACK6 or Key("link", port.container, (port.interface,)) not in state:
+        return "waiting"
+    served = all((port.protocol, number) in by_relay for number in range(port.first, port.last + 1))
+    return "relayed" if served else "needs the agent"
 
 
 def _is_whose(element: NftElement, site: str, origin: str) -> bool:

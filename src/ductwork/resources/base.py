@@ -21,6 +21,9 @@ HOST = ""
 PROTOCOL = 220
 """Our number as IFA_PROTO, RTPROT, FRA_PROTOCOL and NDA_PROTOCOL: unassigned in iproute2's tables and in rtnetlink.h."""
 
+RELAY_MARK = 0x64757231
+"""SO_MARK of the sockets by which the agent relays what connects to ::1: so that whoever lists listeners knows its own."""
+
 Argv = list[str]
 Place = Callable[[str], str]
 """A container's name → what iproute2 takes behind `netns`: a name of `ip netns`, or a path."""

@@ -7,7 +7,7 @@ by themselves: where it holds the gateway that the container's default route lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -76,6 +76,28 @@ def _written(address: IPAddress) -> str:
 def keys(port: PublishedPort) -> list[Key]:
     """Of its elements, wherever they lead."""
     return [element.key for element in elements(port, {4: LOOPBACK4, 6: LOOPBACK6}, "")]
+
+
+def at_loopback(port: PublishedPort) -> bool:
+    """Whether it is open at ::1, too, where the agent relays."""
+    return port.address in (None, IPv6Address(0), LOOPBACK6)
+
+
+def covering(ports: Iterable[PublishedPort]) -> Callable[[str, int], bool]:
+    """Whether a protocol's port is among them."""
+    singles: set[tuple[str, int]] = set()
+    ranges: list[PublishedPort] = []
+    for port in ports:
+        if port.first == port.last:
+            singles.add((port.protocol, port.first))
+        else:
+            ranges.append(port)
+
+    def covers(protocol: str, number: int) -> bool:
+        within = (port.protocol == protocol and port.first <= number <= port.last for port in ranges)
+        return (protocol, number) in singles or any(within)
+
+    return covers
 
 
 def clash(one: PublishedPort, other: PublishedPort) -> bool:

@@ -11,9 +11,8 @@ from ductwork.errors import Problem
 from ductwork.resources import IPAddress
 from ductwork.site.document import shorten
 from ductwork.site.draft import Draft, Opening, Plug, all_legs, gateways, is_external, subnets
-from ductwork.site.values import closest, describe, listing
+from ductwork.site.values import LOOPBACK6, Refused, closest, describe, listing, refuse_unrelayed
 
-LOOPBACK6 = IPv6Address(1)
 _ANY: tuple[IPAddress, ...] = (IPv4Address(0), IPv6Address(0))
 
 
@@ -90,6 +89,14 @@ def port_once(draft: Draft) -> Iterator[Problem]:
             widest = max(widest, entry, key=lambda entry: entry[1])
 
 
+def relayed(draft: Draft) -> Iterator[Problem]:
+    for port in draft.ports:
+        try:
+            refuse_unrelayed(port.model.listen, port.model.protocol)
+        except Refused as refused:
+            yield Problem((*port.path, "listen"), refused.message, refused.hint)
+
+
 def not_a_tunnels(draft: Draft) -> Iterator[Problem]:
     """What is translated never reaches the VXLAN's socket, which is not there to be found before the first `apply`."""
     on_host = dict(draft.networks_by_host())
@@ -163,6 +170,7 @@ PORT_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     known_target,
     ranges_match,
     port_once,
+    relayed,
     not_a_tunnels,
     target_reached,
 )

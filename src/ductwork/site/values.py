@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, IPv6Network, ip_address, ip_network
 from typing import Literal, NamedTuple
 
 from ductwork.naming import IFNAMSIZ
@@ -308,6 +308,11 @@ def allowed_pairs(value: object) -> tuple[tuple[str, str], ...]:
     return tuple((source, target) for source, target in value)
 
 
+LOOPBACK6 = IPv6Address(1)
+RELAYED_AT_MOST = 4096
+"""Ports there."""
+
+
 class Listen(NamedTuple):
     """Ports `first` to `last`; `address` None: on every address."""
 
@@ -361,6 +366,15 @@ def protocol(value: object) -> Literal["tcp", "udp", "sctp"]:
         case "tcp" | "udp" | "sctp":
             return value
     raise Refused(f"{describe(value)} is no protocol of ports", "write tcp, udp or sctp")
+
+
+def refuse_unrelayed(listen: Listen, protocol: str) -> None:
+    """At ::1, which the kernel cannot translate, the agent answers, with a socket for each port."""
+    number = listen.last - listen.first + 1
+    if listen.address == LOOPBACK6 and protocol == "sctp":
+        raise Refused("the agent does not relay sctp at `::1`", "write tcp or udp, or another address")
+    if listen.address == LOOPBACK6 and number > RELAYED_AT_MOST:
+        raise Refused(f"{number} ports at `::1`", f"{RELAYED_AT_MOST} are the most that the agent relays there")
 
 
 def port_range(word: str, forms: str) -> tuple[int, int]:

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 from ductwork.backends.netlink.wire import NetlinkSocket, attributes
 from ductwork.resources import IPAddress, Key, NftElement
+from ductwork.resources.base import RELAY_MARK
 
 _SOCK_DIAG, _BY_FAMILY = 4, 20
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _LISTEN, _UNCONNECTED = 1 << 10, 1 << 7
 """TCP_LISTEN; TCP_CLOSE, which UDP's sockets are in unless they are connected to one peer."""
-_V6ONLY = 11
+_V6ONLY, _SOCKET_MARK = 11, 15
 _HEAD = struct.Struct("=BBBxI")
 _PORT = struct.Struct("!H")
 _INODE = struct.Struct("=I")
@@ -29,12 +30,13 @@ _LOOPBACK6 = IPv6Address(1)
 
 
 class Listener(NamedTuple):
-    """`families`: those that it takes packets of."""
+    """`families`: those that it takes packets of; `is_relay`: the agent's, at ::1."""
 
     address: IPAddress
     port: int
     inode: int
     families: tuple[int, ...]
+    is_relay: bool = False
 
 
 class Ports(NamedTuple):
@@ -55,9 +57,16 @@ def ports_of(element: NftElement) -> Ports:
     return Ports(protocol, int(first), int(last or first), family, kind(where[0]) if where else None)
 
 
-def holders(elements: Sequence[NftElement], publisher: Callable[[str, int], str]) -> dict[tuple[Key, int], str]:
-    """Of ports that are about to be published, those that somebody listens on → who that is. `publisher`: the container for
-    which Docker listens on a port of a protocol, or ""."""
+class Askable(NamedTuple):
+    """Who knows of whom listens without being a process of its own, or "". `docker`: for which container Docker listens on a
+    port of a protocol; `tunnel`: whose tunnel has a port of udp."""
+
+    docker: Callable[[str, int], str]
+    tunnel: Callable[[int], str]
+
+
+def holders(elements: Sequence[NftElement], askable: Askable) -> dict[tuple[Key, int], str]:
+    """Of ports that are about to be published, those that somebody listens on → who that is."""
     wanted = {element.key: ports_of(element) for element in elements}
     found: dict[tuple[Key, int], tuple[str, Listener]] = {}
     for protocol in dict.fromkeys(ports.protocol for ports in wanted.values()):
@@ -74,7 +83,24 @@ def holders(elements: Sequence[NftElement], publisher: Callable[[str, int], str]
     if not found:
         return {}
     processes = _processes({listener.inode for _, listener in found.values()})
-    return {at: _who(protocol, its.port, processes.get(its.inode), publisher) for at, (protocol, its) in found.items()}
+    return {at: _who(protocol, its.port, processes.get(its.inode), askable) for at, (protocol, its) in found.items()}
+
+
+def at_loopback(wanted: Callable[[str, int], bool], askable: Askable) -> dict[tuple[str, int], str]:
+    """(protocol, port) → who takes what comes to ::1, of the ports that are wanted; "": the agent's relay, which knows tcp and
+    udp."""
+    found: dict[tuple[str, int], Listener] = {}
+    for protocol in ("tcp", "udp"):
+        for listener in _listeners(protocol, set()):
+            here = 6 in listener.families and (listener.address.is_unspecified or listener.address == _LOOPBACK6)
+            if here and wanted(protocol, listener.port):
+                found[protocol, listener.port] = listener
+    others = {listener.inode for listener in found.values() if not listener.is_relay}
+    processes = _processes(others) if others else {}
+    return {
+        (protocol, port): "" if its.is_relay else _who(protocol, port, processes.get(its.inode), askable)
+        for (protocol, port), its in found.items()
+    }
 
 
 def _taken(ports: Ports, by_port: Mapping[int, object]) -> Iterable[int]:
@@ -85,7 +111,7 @@ def _taken(ports: Ports, by_port: Mapping[int, object]) -> Iterable[int]:
 
 
 def _holds(listener: Listener, port: Ports) -> bool:
-    """What listens on ::1 alone loses nothing: the kernel does not translate that address."""
+    """What listens on ::1 alone loses nothing by an element: the kernel does not translate that address."""
     if port.family not in listener.families or listener.address == _LOOPBACK6:
         return False
     return port.address is None or listener.address.is_unspecified or listener.address == port.address
@@ -113,8 +139,9 @@ def _listener(family: int, answer: bytes) -> Listener:
     address = IPv6Address(answer[8:24])
     if address.ipv4_mapped:
         return Listener(address.ipv4_mapped, port, inode, (4,))
-    only = attributes(answer, 72).get(_V6ONLY) != b"\0"
-    return Listener(address, port, inode, (6,) if only or not address.is_unspecified else (4, 6))
+    found = attributes(answer, 72)
+    only = found.get(_V6ONLY) != b"\0" or not address.is_unspecified
+    return Listener(address, port, inode, (6,) if only else (4, 6), found.get(_SOCKET_MARK) == _INODE.pack(RELAY_MARK))
 
 
 def _processes(inodes: Iterable[int]) -> Mapping[int, tuple[str, int]]:
@@ -134,12 +161,12 @@ def _processes(inodes: Iterable[int]) -> Mapping[int, tuple[str, int]]:
     return found
 
 
-def _who(protocol: str, port: int, process: tuple[str, int] | None, publisher: Callable[[str, int], str]) -> str:
+def _who(protocol: str, port: int, process: tuple[str, int] | None, askable: Askable) -> str:
     if process is None:
-        return "a process that cannot be seen"
+        return (askable.tunnel(port) if protocol == "udp" else "") or "a process that cannot be seen"
     name, pid = process
     if name.startswith("docker"):
-        container = publisher(protocol, port)
+        container = askable.docker(protocol, port)
         if container:
             return f"Docker, for its container {container}"
     return f"{name} (process {pid})"
