@@ -177,6 +177,17 @@ def test_thousands(world: World) -> None:
     same(snapshot(world.host), before)
 
 
+def test_not_more_is_relayed_than_the_agent_has_room_for(world: World) -> None:
+    world.settle(SITE)
+    for where in ("1-65535", "[::1]:3000-6999", "[::1]:80"):
+        publish(world, where, "<web>:80")
+    publish(world, "5000", "<db>:80", "udp")
+    relayed = world.engine(lambda engine: engine.publisher.relayed())
+    assert {("tcp", 80), ("tcp", 3000), ("tcp", 6999), ("udp", 5000)} <= relayed.keys()
+    assert len(relayed) == 4002, "the longest is left out"
+    assert "4097 ports at `::1`" in world.cli("publish", "[::1]:2000-6096", f"{world.names['web']}:80", code=2).err
+
+
 @pytest.mark.parametrize(
     ("theirs", "mine"), [("8000-8999", "8088"), ("8088", "8088-8089"), (f"{HOST}:8088", f"{HOST}:8000-8100")]
 )
@@ -430,6 +441,7 @@ def test_the_agent_relays(world: World) -> None:
     text = text.replace("ports:", '  - {container: "netns:<only4>", network: four, address: 10.4.4.2}\nports:')
     text += '  - {listen: "[::1]:8090", to: "netns:<only4>:80"}\n'
     text += '  - {listen: 8093, to: "netns:<web>:81"}\n  - {listen: "[::1]:8093", to: "netns:<only4>:80"}\n'
+    text += '  - {listen: 20000-20999, to: "netns:<web>:80"}\n'
     text += '  - {listen: "[::1]:8094", to: "netns:<web>:80"}\n  - {listen: "8094-8095", to: "netns:<only4>:80"}\n'
     site = world.write(text)
 
@@ -440,8 +452,9 @@ def test_the_agent_relays(world: World) -> None:
         return ask(world.host, "::1", port, protocol)
 
     with served((world.names["web"], 80), (world.names["only4"], 80)):
-        with AgentProcess(world, site):
+        with AgentProcess(world, site, through=("prlimit", "--nofile=256:4096")):
             assert until(lambda: relayed(8088) == "fd00:1::1")
+            assert until(lambda: relayed(20999) == "fd00:1::1"), "a socket each"
             assert relayed(8088, "udp") == "fd00:1::1"
             assert relayed(8090) == "10.4.4.1"
             assert ask(world.names["out"], "2001:db8::1", 8090, "tcp") == REFUSED, "of ::1 alone"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import struct
 import threading
@@ -22,6 +23,7 @@ log = logging.getLogger("ductwork.agent")
 
 _AT = "::1"
 _CHUNK_BYTES = 1 << 16
+_DESCRIPTORS = 1 << 16
 _IDLE_SECONDS = 60.0
 """As long as the kernel remembers a flow of datagrams (nf_conntrack_udp_timeout_stream is 120)."""
 
@@ -34,6 +36,7 @@ class Relay:
     """`serve` may be called from any thread."""
 
     def __init__(self) -> None:
+        _make_room()
         self._loop = asyncio.new_event_loop()
         self._open: dict[Place, tuple[Target, asyncio.Server | asyncio.DatagramTransport]] = {}
         self._refused: set[Place] = set()
@@ -80,6 +83,12 @@ class Relay:
             self._refused.add(place)
         else:
             self._refused.discard(place)
+
+
+def _make_room() -> None:
+    """For a socket each, and two for each connection: a shell gives its programs 1024 descriptors."""
+    given, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(given, min(most, _DESCRIPTORS)), most))
 
 
 def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
