@@ -12,7 +12,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.hosts import PREFIX, inside, namespaces, run
@@ -56,16 +57,17 @@ class _Ports:
         connections: dict[int, dict[str, list[float]]] = {}
         for size in SIZES:
             with self._engine() as engine:
-                site = _site(size)
-                started = time.perf_counter()
-                engine.apply(site, "")
-                took = (time.perf_counter() - started) * 1000
-                if size == MANY:
-                    figures.append(Figure(f"apply {size:,} ports, the host untouched before", (took,), target=APPLY_TARGET_MS))
+                site = _site(size, "10.80.0.0/24")
+                first = _timed(
+                    f"apply {size:,} ports, the host untouched before", partial(engine.apply, site, ""), APPLY_TARGET_MS
+                )
+                figures += [first] if size == MANY else []
                 figures += _one_more(engine, size, 5 * rounds)
                 with _iptables(size), _answering():
                     connections[size] = _connect(size, 20 * rounds)
                 engine.destroy(None)
+        with self._engine() as engine:
+            figures += _both_families(engine)
         yield Table("published ports", tuple(figures))
         for size, samples in connections.items():
             rows = tuple(Figure(name, tuple(its), "µs") for name, its in samples.items())
@@ -77,11 +79,28 @@ class _Ports:
             yield engine
 
 
-def _site(size: int) -> Site:
-    network = {"driver": "bridge", "subnet": "10.80.0.0/24"}
-    plug = {"container": f"netns:{WEB}", "network": "lan", "address": "10.80.0.2"}
+def _site(size: int, *subnets: str) -> Site:
+    network = {"driver": "bridge", "subnets": subnets}
+    plug = {"container": f"netns:{WEB}", "network": "lan"}
     ports = [{"listen": FIRST + number, "to": f"netns:{WEB}:80"} for number in range(size)]
     return load_text(json.dumps({"name": "ports", "networks": {"lan": network}, "attachments": [plug], "ports": ports}))
+
+
+def _timed(name: str, work: Callable[[], object], target: float | None = None) -> Figure:
+    started = time.perf_counter()
+    work()
+    return Figure(name, ((time.perf_counter() - started) * 1000,), target=target)
+
+
+def _both_families(engine: Engine) -> Iterator[Figure]:
+    """Two elements for each port, and two for each range."""
+    site = _site(MANY, "10.80.0.0/24", "fd00:80::/64")
+    yield _timed(f"apply {MANY:,} ports of both families", partial(engine.apply, site, ""), APPLY_TARGET_MS)
+    yield _timed("the same again, nothing to do", partial(engine.apply, site, ""))
+    range_ = PublishRequest(listen("1000-8999"), port_target(f"netns:{WEB}:1000-8999"))
+    yield _timed("publish 8,000 as a range", partial(engine.publisher.publish, range_))
+    yield _timed("unpublish them", partial(engine.publisher.unpublish, range_.listen, "tcp"))
+    yield _timed("destroy", partial(engine.destroy, None))
 
 
 def _one_more(engine: Engine, size: int, times: int) -> Iterator[Figure]:
