@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import inside, sh, until
 from host import World, build_world, same
-from test_crash import dies
+from test_crash import dies, moments, nothing
 
 from ductwork import guard
 from ductwork.confirmation import Guard, is_due, now
@@ -195,13 +195,10 @@ def test_killed_at_any_moment_it_is_taken_back(host: Guarded) -> None:
     host.world.apply(SITE)
     before = host.world.snapshot()
     site = host.world.site(CHANGED)
-    moment = 1
-    while dies(host.world, moment, lambda engine: engine.apply(site, "", guard=host.guard(LONG))):
+    for moment in moments(host.world, lambda engine: engine.apply(site, "", guard=host.guard(LONG)), nothing):
         assert host.is_alone(), moment
         same(before, host.world.snapshot())
         assert not host.waits()
-        moment += 1
-    assert moment > 20
     host.undo()
     same(before, host.world.snapshot())
 

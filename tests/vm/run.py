@@ -26,7 +26,9 @@ from heart import HEART
 from machine import REPOSITORY, Kernel, Machine, VmError, fetch_kernel
 
 SILENCE = 600.0
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+_UNUSED = ("cacheprovider", "hypothesispytest", "schemathesis", "anyio", "xdist")
+"""Plug-ins of pytest that take half a minute to load in an emulated machine."""
+PYTEST = [sys.executable, "-m", "pytest", *(word for name in _UNUSED for word in ("-p", f"no:{name}"))]
 
 
 class Run:
