@@ -14,11 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ovs_host
 import pytest
 from agent_process import AgentProcess
 from conftest import inside, ping, sh, until
 from host import World, build_world, same
 from lan import Lan
+from ovs_host import OvsHost
 
 from ductwork.errors import ConflictError
 
@@ -467,3 +469,33 @@ def test_a_tunnel_with_a_gateway_on_every_host(stage: Stage) -> None:
     assert stage.reached("b", "10.1.1.1", "10.1.1.254", "10.1.2.2") == [True] * 3
     assert stage.reached("a", "10.1.2.2") == [True], "its gateway is on the router's host"
     assert stage.reached("d", "10.1.2.2") == [False]
+
+
+OPEN_VSWITCH = """
+networks:
+  red: {driver: ovs, datapath: netdev, ovsdb: "DB", subnets: [10.1.1.0/24, "fd00:1::/64"]}
+  blue: {driver: ovs, bridge: ovs1, datapath: netdev, ovsdb: "DB", subnets: [10.1.2.0/24, "fd00:2::/64"]}
+attachments:
+  - {container: "netns:<web>", network: red, address: [10.1.1.2, "fd00:1::2"]}
+  - {container: "netns:<db>", network: blue, address: [10.1.2.2, "fd00:2::2"]}
+"""
+
+
+def test_between_bridges_of_open_vswitch(netns: Callable[[str], str], tmp_path: Path) -> None:
+    lacking = ovs_host.missing()
+    if lacking and os.environ.get("CI") != "true":
+        pytest.skip(lacking)
+    assert not lacking
+    world = World(netns, tmp_path, netns("host"))
+    web, db = map(world.container, ("web", "db"))
+    with OvsHost(world.host, tmp_path / "ovs") as ovs:
+        networks, before = OPEN_VSWITCH.replace("DB", ovs.socket), world.snapshot()
+        world.settle(networks + ROUTER.replace("OPTIONS", ", allow: [[red, blue]]"))
+        usable(world)
+        assert reached(web, DB) == [True] * 2 and [ttl(web, address) for address in DB] == [63, 63]
+        assert [source(web, db, address) for address in DB] == list(WEB)
+        assert [refused(db, address) for address in WEB] == ADMIN_PROHIBITED
+        world.settle(networks)
+        assert reached(web, DB) == [False] * 2
+        world.destroy()
+        same(before, world.snapshot())
