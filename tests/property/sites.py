@@ -118,6 +118,45 @@ def attachments(draw: st.DrawFn, network: dict[str, Any], name: str, place: int,
 
 
 @st.composite
+def routers(draw: st.DrawFn, networks: dict[str, Any], plugs: list[dict[str, Any]], with_hosts: bool) -> dict[str, Any]:
+    """A host that routes between two networks or more; none where there are no such. A leg may be the network's gateway."""
+    elsewhere = {plug["network"] for plug in plugs if plug.get("host", "alpha") != "alpha"}
+    elsewhere |= {name for name, network in networks.items() if {*network.get("hosts", ())} - {"alpha"}}
+    legs: dict[str, list[str]] = {}
+    for name, network in networks.items():
+        one_host = network["driver"] == "vxlan" or name not in elsewhere
+        if network["subnets"] and not network.get("internal") and one_host and draw(st.booleans()):
+            last = draw(st.sampled_from([1, 253]))
+            legs[name] = [
+                f"10.{NUMBERS[name]}.0.{last}" if "." in s else f"fd00:{NUMBERS[name]}::{last}" for s in network["subnets"]
+            ]
+    if len(legs) < 2:
+        return {}
+    router: dict[str, Any] = {"name": "gw", "legs": legs, "masquerade": draw(st.booleans())}
+    if draw(st.booleans()):
+        pairs = [[one, other] for one in legs for other in legs if one != other]
+        router["allow"] = draw(st.lists(st.sampled_from(pairs), unique_by=tuple, max_size=3))
+    return router | ({"host": "alpha"} if with_hosts else {})
+
+
+@st.composite
+def ports(draw: st.DrawFn, networks: dict[str, Any], plugs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each of some containers has one or a range; no two listen on the same."""
+    found: list[dict[str, Any]] = []
+    open_to = [plug for plug in plugs if networks[plug["network"]]["subnets"] and not networks[plug["network"]].get("internal")]
+    for number, plug in enumerate(draw(st.lists(st.sampled_from(open_to), max_size=3)) if open_to else ()):
+        first = 8000 + 10 * number
+        four = any("." in subnet for subnet in networks[plug["network"]]["subnets"])
+        listen: int | str = draw(
+            st.sampled_from([first, f"{first}-{first + 2}", f"127.0.0.1:{first}" if four else f"[::]:{first}"])
+        )
+        protocol = draw(st.sampled_from(["tcp", "udp", "sctp"]))
+        port = {"listen": listen, "to": f"{plug['container']}:80", "network": plug["network"], "protocol": protocol}
+        found.append(port | ({"host": plug["host"]} if "host" in plug else {}))
+    return found
+
+
+@st.composite
 def documents(draw: st.DrawFn, name: str, choice: tuple[str, ...]) -> dict[str, Any]:
     with_hosts = draw(st.booleans())
     names = draw(st.lists(st.sampled_from(choice), unique=True, min_size=1))
@@ -126,7 +165,9 @@ def documents(draw: st.DrawFn, name: str, choice: tuple[str, ...]) -> dict[str, 
         draw(attachments(found[name], name, place, with_hosts))
         for place, name in enumerate(draw(st.lists(st.sampled_from(names), min_size=1, max_size=5)))
     ]
-    document: dict[str, Any] = {"name": name, "networks": found, "attachments": plugs}
+    document: dict[str, Any] = {"name": name, "networks": found, "attachments": plugs, "ports": draw(ports(found, plugs))}
+    router = draw(routers(found, plugs, with_hosts))
+    document |= {"routers": [router]} if router else {}
     return document | ({"hosts": HOSTS} if with_hosts else {})
 
 

@@ -12,7 +12,7 @@ from sites import CONTAINERS, World, host_of, other_sites, sites, worlds
 
 from ductwork.errors import ConflictError, NothingToUndoError
 from ductwork.reconciler import Report
-from ductwork.resources import Resource, Route, Sysctl
+from ductwork.resources import NftElement, Resource, Route, Sysctl
 from ductwork.resources.base import SHARED
 from ductwork.site.model import Site
 
@@ -158,6 +158,13 @@ def test_the_same_is_planned_every_time(world: World, first: Site, second: Site)
         assert plans[0].operations == plans[1].operations == plans[2].operations
 
 
+def is_a_way_out(resource: Resource) -> bool:
+    """A default route, or what follows from it: whether a port's clients keep their addresses."""
+    if isinstance(resource, NftElement):
+        return resource.set_name in ("behind4", "behind6")
+    return isinstance(resource, Route) and resource.is_default
+
+
 @given(worlds, sites, other_sites)
 @settings(max_examples=25)
 def test_two_sites_on_one_host(world: World, office: Site, home: Site) -> None:
@@ -174,6 +181,6 @@ def test_two_sites_on_one_host(world: World, office: Site, home: Site) -> None:
         assert_settled(host, office)
         destroy(host, office)
         # What both shared is looked through by the next apply, which may also give a container another default route.
-        assert all((isinstance(r, Route) and r.is_default) or r.owner == SHARED for r in missing(host, home))
+        assert [r for r in missing(host, home) if not (is_a_way_out(r) or r.owner == SHARED)] == []
         destroy(host, home)
         assert_same(untouched, host.snapshot())

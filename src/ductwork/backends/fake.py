@@ -53,6 +53,7 @@ HOST_COOKIE = 1
 
 _LINK_SYSCTLS = {
     "net/ipv4/conf/{}/forwarding": "0",
+    "net/ipv4/conf/{}/route_localnet": "0",
     "net/ipv6/conf/{}/accept_ra": "1",
     "net/ipv6/conf/{}/autoconf": "1",
     "net/ipv6/conf/{}/disable_ipv6": "0",
