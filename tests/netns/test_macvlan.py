@@ -17,7 +17,10 @@ from test_crash import moments, nothing
 from ductwork.backends.kernel import missing
 from ductwork.engine import AttachRequest, Engine
 from ductwork.errors import ApplyError, ConflictError, DuctworkError, MissingToolError
+from ductwork.publishing import PublishRequest
 from ductwork.site.model import Site
+from ductwork.site.values import listen, port_target
+from talk import REFUSED, ask, served
 
 pytestmark = pytest.mark.netns
 
@@ -405,3 +408,23 @@ def test_a_container_with_two_interfaces_on_a_wire_answers_once(hosts: Hosts) ->
     assert hosts.answers("192.168.1.50") == {"02:00:00:00:00:50"}
     hosts.alpha.destroy()
     same(before, settled(hosts.alpha))
+
+
+def test_ports_where_nothing_else_needs_a_packet_filter(hosts: Hosts) -> None:
+    """From the file, and by hand."""
+    alpha, ports = hosts.alpha, 'ports: [{host: alpha, listen: 8088, to: "netns:<web>:80"}]\n'
+    before = settled(alpha)
+    alpha.settle(ACCESS + ports, host="alpha")
+    with served((hosts.ns("web"), 80)):
+        assert ask(hosts.other, "192.168.1.10", 8088, "tcp") == "192.168.1.250"
+    alpha.settle(ACCESS, host="alpha")
+    applied = settled(alpha)
+    request = PublishRequest(listen("8088"), port_target(alpha.fill("<web>:80")))
+    alpha.engine(lambda engine: engine.publisher.publish(request))
+    assert ask(hosts.other, "192.168.1.10", 8088, "tcp") == REFUSED, "by the container, where nobody listens"
+    assert not alpha.apply(ACCESS, host="alpha").operations
+    alpha.engine(lambda engine: engine.publisher.unpublish(listen("8088"), "tcp"))
+    alpha.apply(ACCESS, host="alpha")
+    same(applied, settled(alpha))
+    alpha.destroy()
+    same(before, settled(alpha))

@@ -15,9 +15,9 @@ from ipaddress import IPv4Address, IPv6Address
 from ductwork.drivers import Facts, View, on_host
 from ductwork.drivers.inside import leads_out
 from ductwork.naming import bridge_ifname
-from ductwork.resources import HOST, IPAddress, Key, NftElement, Owner, Resource, Sysctl
+from ductwork.resources import HOST, IPAddress, IptablesRule, Key, NftElement, Owner, Resource, Sysctl
 from ductwork.services import nat
-from ductwork.services.ruleset import TABLE
+from ductwork.services.ruleset import TABLE, inet_table
 from ductwork.site.model import Attachment, Network, PublishedPort
 
 MAPS = frozenset(f"{kind}{at}{version}" for kind in ("ports", "ranges", "funnels") for at in ("", "_at") for version in (4, 6))
@@ -174,6 +174,8 @@ def network_resources(network: Network, plugged_into: str, view: View) -> Iterat
     """What a network with published ports needs on the host, whatever they are."""
     owner, device = view.owner(network.name), device_of(network, plugged_into)
     versions = reached(network, view.host)
+    yield inet_table(owner)
+    yield from (IptablesRule(family, owner=owner) for family in sorted(view.facts.iptables))
     yield served(device, owner)
     on_parent = hasattr(network.options, "parent")
     # With br_netfilter, what comes by a VLAN's device is seen as coming by the bridge below it.
