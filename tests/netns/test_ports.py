@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import inside, made_namespaces, sh, until
+from conftest import inside, made_namespaces, ping, sh, until
 from host import same, snapshot
 from ovs_host import OvsHost, missing
 from parent_hosts import Hosts
@@ -201,6 +201,41 @@ def test_who_connects(stage: Stage, who: str, version: int, protocol: str) -> No
     if version not in stage.kind.versions and who in ("neighbour", "itself"):
         pytest.skip("no address of the host's that it could dial")
     assert stage.ask(who, version, protocol, expected) == expected
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_beside_its_port(stage: Stage, version: int) -> None:
+    """Nothing is changed for who does not come by the port: neighbours, and who has a route."""
+    web, db = (
+        dict(zip((4, 6), its.replace('"', "").split(", "), strict=False)).get(version)
+        for its in (stage.kind.web, stage.kind.db)
+    )
+    if not web or not db:
+        pytest.skip("no address of this family")
+    among = SILENT if "isolated" in stage.kind.network else db
+    assert ask(stage.alpha.names["db"], web, INNER, "tcp", among) == among
+    if stage.kind.network in (KINDS["bridge"].network, KINDS["bridge, nat none"].network):
+        sh(stage.hosts.other, "ip", "route", "replace", web, "via", LAN[version])
+        afar = OTHER[version] if "nat: none" in stage.kind.network else SILENT
+        assert ask(stage.hosts.other, web, INNER, "tcp", afar) == afar
+        assert ask(stage.alpha.names["stranger"], OTHER[version], PORT, "tcp") == REFUSED, "another machine's port is its own"
+
+
+def test_a_host_with_ports_on_a_parent_is_no_router(stage: Stage) -> None:
+    """Neither for its containers nor for the LAN, although its interface beside them forwards."""
+    if "parent" not in stage.kind.network:
+        pytest.skip("others route")
+    [version] = stage.kind.versions
+    web, far = stage.kind.web.replace('"', "").split(", ")[version == 6], {4: "203.0.113.9", 6: "2001:db8:9::9"}[version]
+    container, other = stage.alpha.names["web"], stage.hosts.other
+    sh(other, "ip", "address", "add", far, "dev", "lo")
+    sh(other, "ip", "route", "add", web, "via", LAN[version])
+    sh(stage.alpha.host, "ip", "route", "add", far, "via", OTHER[version])
+    sh(container, "ip", "route", "add", far, "via", HOST_ACCESS[version])
+    assert not ping(container, far) and not ping(other, web)
+    sh(stage.alpha.host, "nft", "flush", "set", "inet", "ductwork", "closed")
+    assert ping(container, far) and ping(other, web), "it was the set that refused"
+    sh(stage.alpha.host, "ip", "route", "delete", far)
 
 
 def test_what_is_said(stage: Stage) -> None:

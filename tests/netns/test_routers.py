@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import ovs_host
@@ -23,6 +24,7 @@ from lan import Lan
 from ovs_host import OvsHost
 
 from ductwork.errors import ConflictError
+from talk import REFUSED, SILENCE, ask
 
 pytestmark = pytest.mark.netns
 
@@ -148,6 +150,7 @@ def test_new_connections_along_the_pairs_alone(world: World) -> None:
     for address, own in zip(DB, WEB, strict=True):
         assert source(web, db, address) == own, "replies pass"
     assert reached(web, DB) == [True] * 2
+    assert [ask(web, address, 9, "udp") for address in DB] == [REFUSED] * 2, "and so do ICMP's errors"
     assert reached(db, WEB) == [False] * 2
     assert [refused(db, address) for address in WEB] == ADMIN_PROHIBITED
     answer = sh(db, "ping", "-n", "-c1", "-W2", WEB[0], check=False)
@@ -168,6 +171,20 @@ def test_masquerade_on_the_way_out_of_each_leg(world: World) -> None:
     usable(world)
     assert [source(web, db, address) for address in DB] == ["10.1.2.254", "fd00:2::fe"]
     assert [source(db, web, address) for address in WEB] == ["10.1.1.254", "fd00:1::fe"]
+    assert unasked(web, db) == 0, "what conntrack cannot place would keep its address"
+    world.settle(SITE)
+    assert unasked(web, db) == 1
+
+
+def unasked(client: str, server: str) -> int:
+    """How many answers to echoes arrive that nobody has asked for."""
+    with inside(server, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)) as ear:
+        ear.settimeout(SILENCE)
+        with inside(client, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)) as mouth:
+            mouth.sendto(bytes.fromhex("0000ffff00000000"), (DB[0], 0))
+        with suppress(TimeoutError):
+            return len([ear.recv(100)])
+    return 0
 
 
 def test_a_third_network_and_a_gateway_of_its_own(world: World) -> None:
@@ -181,6 +198,12 @@ def test_a_third_network_and_a_gateway_of_its_own(world: World) -> None:
         old = world.names["old"]
         assert "default via 10.1.3.9 " in sh(old, "ip", "route")
         assert reached(old, (WEB[0], DB[0], leg)) == [True] * 3
+
+
+def test_a_family_without_legs_is_not_routed(world: World) -> None:
+    world.settle(SITE.replace(', "fd00:1::fe"]', "]").replace(', "fd00:2::fe"]', "]"))
+    usable(world)
+    assert reached(world.names["web"], DB) == [True, False]
 
 
 def test_an_isolated_network_reaches_its_router(world: World) -> None:
@@ -245,7 +268,7 @@ def test_who_comes_from_beyond_a_leg_needs_its_pair(world: World) -> None:
     for address, by, to in zip(far, ("192.0.2.1", "2001:db8::1"), ("10.1.1.0/24", "fd00:1::/64"), strict=True):
         sh(out, "ip", "address", "add", address, "dev", "lo")
         sh(out, "ip", "route", "add", to, "via", by, "src", address)
-    world.settle(BEYOND.replace("ALLOW", ", allow: [[red, lan]]"))
+    world.settle(BEYOND.replace("ALLOW", ", allow: []"))
     usable(world)
     assert [refused(out, address) for address in WEB] == ADMIN_PROHIBITED
     assert reached(world.names["web"], far) == [True] * 2, "out it goes as without the router"
@@ -253,6 +276,14 @@ def test_who_comes_from_beyond_a_leg_needs_its_pair(world: World) -> None:
     assert reached(out, WEB) == [True] * 2
     world.settle(BEYOND.replace("ALLOW", "").replace(", nat: none", ""))
     assert reached(out, WEB) == [False] * 2, "who allows a LAN does not let all the world into what is translated"
+
+
+def test_what_comes_by_no_leg_is_not_the_routers_to_refuse(world: World) -> None:
+    for to, by in (("10.1.1.0/24", "192.0.2.1"), ("fd00:1::/64", "2001:db8::1")):
+        sh(world.names["out"], "ip", "route", "add", to, "via", by)
+    world.settle(site("allow: []").replace('"fd00:1::/64"]}', '"fd00:1::/64"], nat: none}'))
+    usable(world)
+    assert reached(world.names["out"], WEB) == [True] * 2
 
 
 # A LAN or several, and VXLAN.
@@ -334,6 +365,9 @@ def test_between_two_lans(stage: Stage, router: str) -> None:
     assert [ttl(stage.names["a"], address) for address in ("172.16.1.12", "fd16:1::12")] == [63, 63]
     assert source(stage.names["a"], stage.names["b"], "172.16.1.12") == "172.16.0.11"
     assert reached(stage.hosts[router].host, ("172.16.0.11", "172.16.1.12", "172.16.1.13")) == [True] * 3
+    sh(stage.names["a"], "ip", "route", "add", "172.16.0.9", "via", "172.16.0.1")
+    assert ping(stage.names["a"], "172.16.0.9"), "within its own network it needs no pair"
+    sh(stage.names["a"], "ip", "route", "delete", "172.16.0.9")
     assert not ping(stage.names["a"], "192.168.1.9"), "the router's other ways are not theirs"
     assert refused(stage.names["a"], "192.168.1.9") == "EHOSTUNREACH"
     stage.settle(LANS)
@@ -357,6 +391,17 @@ def test_nobody_comes_in_by_another_way(stage: Stage) -> None:
     assert refused(machine, "172.16.1.12") == "EHOSTUNREACH"
     sh(three, "nft", "flush", "set", "inet", "ductwork", "lan_legs")
     assert refused(machine, "172.16.1.12") != "EHOSTUNREACH", "it was the set that refused"
+
+
+def test_into_its_lan_a_host_sends_what_its_own_networks_send(stage: Stage) -> None:
+    """A network that is no leg's: as it goes to the world, and ICMP's errors come back."""
+    pods = '  pods: {driver: bridge, subnets: [10.1.1.0/24, "fd00:1::/64"]}\nattachments:'
+    more = '  - {container: "netns:<e>", host: three, network: pods, address: [10.1.1.2, "fd00:1::2"]}\n'
+    own = stage.hosts["three"].container("e")
+    stage.hosts["three"].settle(LANS.replace("attachments:", pods) + more + LAN_ROUTER, host="three")
+    usable(stage.hosts["three"])
+    assert reached(own, ("172.16.0.9", "fd16:0::9")) == [True] * 2
+    assert [ask(own, address, 9, "udp") for address in ("172.16.0.9", "fd16:0::9")] == [REFUSED] * 2
 
 
 UPLINKS = (

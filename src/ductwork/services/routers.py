@@ -43,8 +43,7 @@ def resources(devices: Mapping[str, str], view: View) -> Iterator[Resource]:
         for subnet in network.subnets:
             if any(leg in subnet for leg in network.legs[view.host]):
                 yield _element(f"leg_nets{subnet.version}", (nat.as_nft_prints(subnet), device), owner)
-        if not network.isolated:
-            yield _element("routed", (device, device), owner)
+        yield _element("routed", (device, device), owner)
         if network.external:
             yield from _in_lan(network, device, view, owner)
     for router in here(view):
