@@ -52,9 +52,9 @@ FLOWS = {
 class Scene(Stage):
     """`variant`: which iptables the host has."""
 
-    def __init__(self, netns: Callable[[str], str], directory: Path, variant: str) -> None:
+    def __init__(self, netns: Callable[[str], str], directory: Path, variant: str, site: str = SITE) -> None:
         super().__init__(netns, directory)
-        self.variant = variant
+        self.variant, self.site = variant, site
         self.one = self.hosts["one"]
         for name in ("e", "f", "g"):
             self.names[name] = self.one.container(name)
@@ -69,7 +69,7 @@ class Scene(Stage):
         for name in ("iptables", "ip6tables"):
             (self.programs / name).symlink_to(shutil.which(f"{name}-{variant}") or "")
         self.env = {"PATH": f"{self.programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
-        self.hosts["two"].settle(SITE, host="two")
+        self.hosts["two"].settle(site, host="two")
 
     def iptables(self, *rules: str, family: str = "") -> None:
         for rule in rules:
@@ -78,7 +78,7 @@ class Scene(Stage):
 
     def apply(self) -> list[str]:
         """The notes. A second time changes nothing."""
-        path = self.one.write(SITE)
+        path = self.one.write(self.site)
         self.one.cli("apply", path, "--host", "one", env=self.env)
         done = self.one.cli("apply", path, "--host", "one", env=self.env)
         assert "nothing to do" in done.out + done.err
@@ -86,7 +86,7 @@ class Scene(Stage):
         return [line for line in done.err.splitlines() if "stops packets" in line]
 
     def destroy(self) -> None:
-        self.one.cli("destroy", self.one.write(SITE), env=self.env)
+        self.one.cli("destroy", self.one.write(self.site), env=self.env)
 
     def lost(self) -> list[str]:
         """What of the flows does not arrive, of a family by itself."""
@@ -240,47 +240,6 @@ def test_an_administrators_own_drop(scene: Scene, what: str) -> None:
 def test_what_is_not_about_us_is_not_told(modern: Scene, rule: str) -> None:
     sh(modern.one.host, "nft", "add table inet guard; add chain inet guard ways { type filter hook forward priority 5; }")
     sh(modern.one.host, "nft", f"add rule {rule}")
-    assert modern.apply() == []
-
-
-FIREWALLD = """
-table inet firewalld {
-  chain filter_PREROUTING { type filter hook prerouting priority filter + 10; policy accept; }
-  chain nat_POSTROUTING { type nat hook postrouting priority srcnat + 10; policy accept; }
-  chain filter_FWD_public {
-    reject with icmpx admin-prohibited
-  }
-  chain filter_FWD_trusted {
-    accept
-  }
-  chain filter_FORWARD_POLICIES {
-    iifname "eth0" oifname "eth0" jump filter_FWD_public
-    iifname "eth0" reject with icmpx admin-prohibited
-  }
-  chain filter_FORWARD {
-    type filter hook forward priority filter + 10; policy accept;
-    ct state { established, related } accept
-    ct status dnat accept
-    iifname "lo" accept
-    ct state invalid drop
-    jump filter_FORWARD_POLICIES
-    reject with icmpx admin-prohibited
-  }
-}
-"""
-TRUSTED = "insert rule inet firewalld filter_FORWARD_POLICIES {} jump filter_FWD_trusted\n"
-
-
-def test_firewalld(modern: Scene) -> None:
-    """Its table as firewalld 1.3 writes it, and as it does with our devices in the zone `trusted`."""
-    subprocess.run(["ip", "netns", "exec", modern.one.host, "nft", "-f", "-"], input=FIREWALLD, text=True, check=True)
-    [note] = modern.apply()
-    assert "inet firewalld, chain filter_FORWARD" in note and "--zone=trusted --add-interface" in note
-    assert modern.lost()
-    devices = ("dw-red", "dw-blue", "dw-pods", "br0")
-    text = "".join(TRUSTED.format(f'iifname "{device}"') for device in devices)
-    subprocess.run(["ip", "netns", "exec", modern.one.host, "nft", "-f", "-"], input=text, text=True, check=True)
-    assert modern.lost() == []
     assert modern.apply() == []
 
 
