@@ -10,11 +10,12 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ductwork.backends.netlink import nft_sets
-from ductwork.drivers import Facts
+from ductwork.drivers import Facts, View
 from ductwork.naming import host_ifname
 from ductwork.resources import HOST, IptablesRule, Link, NftElement, NftTable, Owner, Resource, Route, Sysctl
 from ductwork.services import antispoof, nat, ports
 from ductwork.services.ruleset import bridge_table, inet_table
+from ductwork.site.load import load_text
 from ductwork.site.model import Attachment, Nat, Network
 
 OWNER = Owner("office", "site", "pods")
@@ -243,3 +244,36 @@ def test_two_networks_share_what_is_lent() -> None:
     both = [nat.forwarding(DUAL, f"dw-{name}", facts(), OWNER._replace(network=name)) for name in ("one", "two")]
     first, second = ([r for r in found if isinstance(r, NftElement)] for found in both)
     assert first == second
+
+
+LAN_SITE = """
+hosts: {{h: {{address: 192.0.2.1/24}}}}
+networks:
+  lan: {{{network}, subnet: 10.1.1.0/24}}
+  pods: {{driver: bridge, subnet: 10.2.2.0/24}}
+attachments: [{{container: web, host: h, network: lan, address: 10.1.1.2}}]
+{router}
+"""
+LEGS = "routers: [{name: gw, host: h, legs: {lan: 10.1.1.1, pods: 10.2.2.1}}]"
+VLAN, PARENT = "driver: bridge, uplink: eth0, vlan: 7", "driver: macvlan, parent: eth0"
+
+
+@pytest.mark.parametrize(
+    ("network", "router", "device", "by", "closed"),
+    [
+        ("driver: bridge", "", "dw-lan", ["dw-lan"], False),
+        ("driver: bridge, uplink: eth0", "", "dw-lan", ["dw-lan"], False),
+        (f"{VLAN}, host_addresses: {{h: 10.1.1.9}}", "", "dw-lan.7", ["dw-lan.7", "dw-lan"], True),
+        (VLAN, LEGS, "dw-lan.7", ["dw-lan.7", "dw-lan"], False),
+        (f"{PARENT}, host_access: {{h: 10.1.1.9}}", "", "dw-lan", ["dw-lan"], True),
+        (PARENT, LEGS, "dw-lan", ["dw-lan"], False),
+    ],
+)
+def test_what_a_network_with_ports_needs(network: str, router: str, device: str, by: list[str], closed: bool) -> None:
+    """A frame of a VLAN may be seen as coming by the bridge too; what forwards for ports alone is closed to all else."""
+    site = load_text(LAN_SITE.format(network=network, router=router), "office.yaml")
+    found = list(ports.network_resources(site.networks["lan"], "dw-lan", View(site, "h", "h", facts())))
+    sets = elements(found)
+    assert sets["served"] == [f'"{device}"'] and sets["no_loopback"] == [f'"{name}"' for name in by]
+    assert sets.get("closed", []) == ([f'"{device}"'] if closed else [])
+    assert [r.key.ident for r in found if isinstance(r, NftTable)] == [("inet", "ductwork")], "where nothing else needs it, too"
