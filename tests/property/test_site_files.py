@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Any
 
 from fake_host import FakeHost, Killed, Snapshot
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from sites import CONTAINERS, World, host_of, other_sites, sites, worlds
+from sites import CONTAINERS, NUMBERS, World, host_of, load, other_sites, sites, worlds
 
 from ductwork.errors import ConflictError, NothingToUndoError
 from ductwork.reconciler import Report
@@ -84,6 +85,26 @@ def test_one_round_then_nothing_then_back_again(world: World, first: Site, secon
                 assert_same(after, host.snapshot())
         destroy(host, second)
         assert_same(untouched, host.snapshot())
+
+
+def test_undo_keeps_which_address_is_the_primary_one() -> None:
+    """Of a host's own and a router's leg, where the first one goes."""
+    document: dict[str, Any] = {
+        "name": "office",
+        "networks": {name: {"driver": "bridge", "subnets": [f"10.{NUMBERS[name]}.0.0/24"]} for name in ("pods", "lan")},
+        "hosts": {"alpha": {"address": "10.99.0.1/24"}},
+        "attachments": [{"container": "netns:web", "network": "pods", "host": "alpha", "address": "10.1.0.10"}],
+        "routers": [{"name": "gw", "host": "alpha", "legs": {"pods": ["10.1.0.1"], "lan": ["10.2.0.1"]}}],
+    }
+    second = load(document)
+    document["networks"]["pods"]["host_addresses"] = {"alpha": "10.1.0.251"}
+    with World(("netns:web",), {}, False, False).build() as host:
+        apply(host, load(document))
+        before = host.snapshot()
+        apply(host, second)
+        with host.engine() as engine:
+            engine.undo()
+        assert_same(before, host.snapshot())
 
 
 @given(worlds, sites, sites, fractions)

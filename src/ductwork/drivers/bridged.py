@@ -14,7 +14,7 @@ from ductwork.drivers.inside import inside
 from ductwork.errors import Problem
 from ductwork.kernel_model import IPV6_MIN_MTU
 from ductwork.naming import host_ifname, mac_address
-from ductwork.resources import HOST, Address, Link, Owner, Port, PortVlans, Resource, Sysctl, VethSpec, VlanSpec
+from ductwork.resources import HOST, Address, IPNetwork, Link, Owner, Port, PortVlans, Resource, Sysctl, VethSpec, VlanSpec
 from ductwork.services import antispoof, nat, rate
 from ductwork.services.ruleset import bridge_table
 from ductwork.site.model import Attachment, Network
@@ -60,16 +60,20 @@ def no_router_advertisements(device: str, mtu_bytes: int, owner: Owner) -> Itera
 
 
 def host_addresses(network: Network, bridge: str, view: View, probe: tuple[str, int] | None) -> Iterator[Address]:
-    """The host's own, its routers', and the gateways that it holds. (A leg may be what the NIC had, and brings along.)"""
+    """The host's own, its routers', and the gateways that it holds. (A leg may be what the NIC had, and brings.) One alone
+    has its subnet's length: of several, the first to come is the kernel's primary one, and `undo` might change which."""
     owner = view.owner(network.name)
     own = network.host_addresses.get(view.host, ())
     legs = network.legs.get(view.host, ())
     underlay = view.site.hosts[view.host].address if view.host else None
+    seen: set[IPNetwork] = set()
     for address in (*own, *legs):
         subnet = network.subnet_of(address)
         assert subnet is not None
+        prefixlen = subnet.max_prefixlen if subnet in seen and subnet.version == 4 else subnet.prefixlen
+        seen.add(subnet)
         if underlay is None or address != underlay.ip:
-            yield Address(HOST, bridge, address, subnet.prefixlen, probe=probe if address in legs else None, owner=owner)
+            yield Address(HOST, bridge, address, prefixlen, probe=probe if address in legs else None, owner=owner)
     for gateway in network.gateways_held(view.host):
         if gateway in legs:
             continue

@@ -163,7 +163,7 @@ _PORTS = (
         "type nat hook prerouting priority dstnat - 10; policy accept;",
         ("ip daddr 127.0.0.0/8 return", "jump ports"),
     ),
-    _Chain("ports_out", "type nat hook output priority -110; policy accept;", ("oifname lo jump ports",)),
+    _Chain("ports_out", "type nat hook output priority -110; policy accept;", ("jump ports",)),
     _Chain("published", "", ("oifname @served goto allow", "ct direction reply iifname @served goto allow")),
     # A connection to a published port keeps its source, whatever network that is in, unless replies would not come back.
     _Chain(
