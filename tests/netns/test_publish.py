@@ -22,7 +22,7 @@ from ductwork.errors import ConflictError, DuctworkError
 from ductwork.publishing import PublishRequest
 from ductwork.reconciler import Report
 from ductwork.site.values import listen, port_target
-from talk import REFUSED, SILENCE, SILENT, ask, send_frame, served
+from talk import REFUSED, SILENCE, ask, send_frame, served
 
 pytestmark = pytest.mark.netns
 
@@ -326,43 +326,6 @@ def test_one_address_comes_before_all(world: World) -> None:
         assert ask(world.host, "127.0.0.1", 8088, "tcp") == REFUSED
         world.settle(before)
         assert [ask(world.names["out"], to, 8088, "tcp") for to in (HOST, "2001:db8::1")] == [REFUSED] * 2
-
-
-THEIRS = f"""
-table ip theirs {{
-  chain in {{
-    type nat hook prerouting priority dstnat;
-    ip daddr {HOST} tcp dport 9001 dnat to 10.9.9.2:80
-    ip daddr {HOST} tcp dport 9002 dnat to 10.2.2.2:80
-  }}
-  chain out {{
-    type nat hook postrouting priority srcnat;
-    ip daddr 10.9.9.2 masquerade
-  }}
-  chain marked {{
-    type filter hook forward priority 0;
-    ip daddr 10.9.9.2 meta mark != 0 drop
-    ip saddr 10.9.9.2 meta mark != 0 drop
-  }}
-}}
-"""
-
-
-def test_what_others_publish_is_theirs(world: World) -> None:
-    """Neither does it open a network of ours without ports, nor is it marked or kept from being translated by them."""
-    away, guest = world.container("away"), world.make("guest")
-    sh(world.host, "ip", "link", "add", "name", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
-    for ns, nic, number in ((world.host, "tap0", 1), (guest, "eth0", 2)):
-        sh(ns, "ip", "address", "add", f"10.9.9.{number}/24", "dev", nic)
-        sh(ns, "ip", "link", "set", "dev", nic, "up")
-    sh(world.host, "sysctl", "-qw", "net.ipv4.conf.tap0.forwarding=1")
-    text = SITE.replace("attachments:", "  other: {driver: bridge, subnet: 10.2.2.0/24}\nattachments:")
-    world.settle(text + '  - {container: "netns:<away>", network: other, address: 10.2.2.2}\n' + PORTS)
-    sh(world.host, "nft", THEIRS)
-    with served((away, 80), (guest, 80)):
-        assert outside_asks(world, 9001) == "10.9.9.1"
-        assert ask(world.names["out"], HOST, 9002, "tcp", SILENT) == SILENT
-        assert ask(world.names["web"], HOST, 9002, "tcp", SILENT) == SILENT
 
 
 def test_not_held(world: World) -> None:

@@ -1,0 +1,53 @@
+"""Published ports beside those that others publish by rules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import sh
+from host import World
+from test_publish import HOST, PORTS, SITE, outside_asks
+
+from talk import SILENT, ask, served
+
+pytestmark = pytest.mark.netns
+
+THEIRS = f"""
+table ip theirs {{
+  chain in {{
+    type nat hook prerouting priority dstnat;
+    ip daddr {HOST} tcp dport 9001 dnat to 10.9.9.2:80
+    ip daddr {HOST} tcp dport 9002 dnat to 10.2.2.2:80
+  }}
+  chain out {{
+    type nat hook postrouting priority srcnat;
+    ip daddr 10.9.9.2 masquerade
+  }}
+  chain marked {{
+    type filter hook forward priority 0;
+    ip daddr 10.9.9.2 meta mark != 0 drop
+    ip saddr 10.9.9.2 meta mark != 0 drop
+  }}
+}}
+"""
+
+
+def test_what_others_publish_is_theirs(netns: Callable[[str], str], tmp_path: Path) -> None:
+    """Neither does it open a network of ours without ports, nor is it marked or kept from being translated by them."""
+    world = World(netns, tmp_path, netns("host"))
+    _, _, away = map(world.container, ("web", "db", "away"))
+    world.names["out"], guest = world.uplink(), netns("guest")
+    sh(world.host, "ip", "link", "add", "name", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
+    for ns, nic, number in ((world.host, "tap0", 1), (guest, "eth0", 2)):
+        sh(ns, "ip", "address", "add", f"10.9.9.{number}/24", "dev", nic)
+        sh(ns, "ip", "link", "set", "dev", nic, "up")
+    sh(world.host, "sysctl", "-qw", "net.ipv4.conf.tap0.forwarding=1")
+    text = SITE.replace("attachments:", "  other: {driver: bridge, subnet: 10.2.2.0/24}\nattachments:")
+    world.settle(text + '  - {container: "netns:<away>", network: other, address: 10.2.2.2}\n' + PORTS)
+    sh(world.host, "nft", THEIRS)
+    with served((away, 80), (guest, 80)):
+        assert outside_asks(world, 9001) == "10.9.9.1"
+        assert ask(world.names["out"], HOST, 9002, "tcp", SILENT) == SILENT
+        assert ask(world.names["web"], HOST, 9002, "tcp", SILENT) == SILENT
