@@ -153,6 +153,7 @@ def desired_on_host(sight: View) -> dict[Key, Resource]:
 def _behind_ports(sight: View, found: Mapping[Key, Resource]) -> Iterator[Resource]:
     """What networks need on the host for the ports that are published of their containers, and no longer need."""
     published = {port.network for its in sight.ports.values() for port in its}
+    published |= {name for name, its in sight.site.labels.items() if its.ports and sight.host in sight.site.hosts_of(name)}
     for name, network in sight.site.networks.items():
         if sight.host in sight.site.hosts_of(name) or name in published:
             device = plugged_into(network, sight.host)

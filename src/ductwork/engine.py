@@ -19,15 +19,17 @@ from ductwork.confirmation import Guard
 from ductwork.drivers.registry import DRIVERS
 from ductwork.duplicates import in_use
 from ductwork.errors import AllocationError, DuctworkError, UsageError
-from ductwork.goals import ApplySite, Attach, DestroySite, Detach, KnownNetwork, Observation, Vigilance, links_of, published
+from ductwork.goals import ApplySite, Attach, DestroySite, Detach, KnownNetwork, Observation, Vigilance, links_of
 from ductwork.journal import Awaiting
-from ductwork.labelled import BY_HAND, USED, LabelledContainers, Translate
+from ductwork.labelled import BY_HAND, USED, Asked, LabelledContainers, Translate
+from ductwork.labelled_ports import LabelPorts
 from ductwork.naming import mac_address
 from ductwork.publishing import Publisher
 from ductwork.reconciler import Preview, Reconciler, Report
 from ductwork.resources import HOST, Address, Create, IPAddress, IPInterface, IPNetwork, Key, Link, Owner, Probe
 from ductwork.runtimes import Tags
-from ductwork.site.model import Attachment, Network, Site
+from ductwork.services import ports
+from ductwork.site.model import Attachment, Network, PublishedPort, Site
 from ductwork.store import Store
 
 _NETWORKS = "networks"
@@ -45,6 +47,8 @@ class AttachRequest:
     gateway: bool | IPAddress | None = None
     mac: str | None = None
     mtu_bytes: int | None = None
+    ports: tuple[PublishedPort, ...] = ()
+    """By labels alone: whose they are, the rest of the request says."""
 
 
 def _asks_for_nothing(container: str, tags: Tags, site: Site, host: str) -> tuple[AttachRequest, ...]:
@@ -65,8 +69,9 @@ class Engine:
         self._reconciler = reconciler
         self._store = store
         self._machine = machine
-        self._labelled = LabelledContainers(reconciler, store, machine, translate)
-        self.publisher = Publisher(reconciler, store, machine, self._known_network)
+        by_labels = LabelPorts(reconciler, store)
+        self.publisher = Publisher(reconciler, store, machine, self._known_network, by_labels)
+        self._labelled = LabelledContainers(reconciler, store, machine, self.publisher, by_labels, translate)
         self.place = reconciler.place
         self.close = close
 
@@ -83,7 +88,7 @@ class Engine:
         self.publisher.refuse_taken(site, host)
         asked = self._labelled.look(site, host)
         goal, _ = self._site_goal(site, host)
-        preview = self._reconciler.preview(replace(goal, labelled=asked.stays(site)))
+        preview = self._reconciler.preview(self._heeding(asked, goal))
         for other in self._previews_by_hand(site.name):
             preview = preview.joined(other)
         refused: dict[str, str] = {}
@@ -113,7 +118,7 @@ class Engine:
         self._reconciler.fetch_back()
         asked_for = self._labelled.look(site, host)
         goal, changes = self._site_goal(site, host, recover=bool(asked_for.requests))
-        goal = replace(goal, vigilance=self._vigilance(dad), labelled=asked_for.stays(site))
+        goal = replace(self._heeding(asked_for, goal), vigilance=self._vigilance(dad))
 
         with self._reconciler.confirmations.one_change(goal.title, guard) as arm:
 
@@ -126,8 +131,14 @@ class Engine:
             self._remember_networks(goal, report.observation)
             self._remember_used(goal, report)
             report = self._attach_again(site.name, report, dad, asked=asked)
+            self._labelled.settle(site, asked_for)
             carry_out = partial(self._carry_out, dad=dad, asked=asked)
             return self._labelled.plug_in(site, host, asked_for, carry_out, report) or report
+
+    def _heeding(self, asked: Asked, goal: ApplySite) -> ApplySite:
+        """The site's, that leaves what containers ask for."""
+        spared = goal.spared | self._labelled.spared(goal.site, asked)
+        return replace(goal, labelled=asked.stays(goal.site), spared=spared)
 
     def look_after_nics(self) -> None:
         """For whoever fetches NICs back: of those lent, by other engines too. Errors: as `apply`."""
@@ -272,17 +283,10 @@ class Engine:
             for change in recovered:
                 leases[change.network][change.holder] = change.addresses
             assignment = ipam.assign(site, host, leases)
-        goal = ApplySite(site, host, self._machine, assignment.addresses, spared=self._spared(site, host))
+        guests = {key.rpartition("/")[::2] for key in self._store.remembered(BY_HAND)}
+        spared = frozenset(key for port in site.ports if port.id in guests for key in ports.keys(port))
+        goal = ApplySite(site, host, self._machine, assignment.addresses, spared=spared)
         return goal, (*given_back, *recovered, *assignment.changes)
-
-    def _spared(self, site: Site, host: str) -> frozenset[Key]:
-        """What is published of attachments by hand."""
-        found: set[Key] = set()
-        for known, attachment in self._by_hand(site.name) if site.ports else ():
-            addresses = self._store.leases(site.name, attachment.network).get((host, *attachment.id), ())
-            part = Site(site.name, networks={known.network.name: known.network}, ports=site.ports)
-            found |= {element.key for element in published(attachment, addresses, part, host)}
-        return frozenset(found)
 
     def _departed(self, site: Site, host: str, leases: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
         """The leases of attachments that neither the file nor anybody's `attach` has any more: their addresses are free."""
@@ -387,8 +391,8 @@ class Engine:
         self, known: KnownNetwork, attachment: Attachment
     ) -> tuple[Attach, tuple[IPAddress, ...], tuple[IPAddress, ...]]:
         """(the goal, the lease that it needs, that which is stored)."""
-        ports = self.publisher.remembered(known.site, known.host)
-        site = Site(known.site, {}, {known.network.name: known.network}, (attachment,), ports)
+        published = self.publisher.remembered(known.site, known.host)
+        site = Site(known.site, {}, {known.network.name: known.network}, (attachment,), published)
         leases = self._store.leases(site.name, known.network.name)
         former = leases.get((known.host, *attachment.id), ())
         addresses, lease = _assigned(site, known, attachment, leases)

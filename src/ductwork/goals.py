@@ -5,7 +5,7 @@ Invariant: pure. The engine carries out any goal in the same way: read, think, p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
@@ -143,6 +143,8 @@ def _owned(resource: Resource, site: str, observed: State, labelled: Labelled) -
     if isinstance(resource, NftElement) and owner.site == site and antispoof.is_orphan(resource, observed):
         return True  # of a container that was attached by hand, and has died
     if owner.site == site and owner.origin == LABEL:
+        if isinstance(resource, NftElement) and resource.set_name in ports.MAPS:
+            return True
         if isinstance(resource, NftElement):  # its mark names no container
             port = observed.get(Key("link", HOST, (resource.parts[0],)))
             owner = port.owner if port and port.owner else owner
@@ -170,7 +172,7 @@ def _others_forward(site: str, observed: State) -> bool:
 @dataclass(frozen=True, slots=True, eq=False)
 class ApplySite:
     """One host's part of a site file. `addresses`: of each attachment, written or allocated. `labelled`: what else stays.
-    `spared`: what is published of attachments that the file has not, and is seen to with them."""
+    `spared`: the ports of attachments that the file has not, which are seen to with them."""
 
     site: Site
     host: str
@@ -218,12 +220,17 @@ class ApplySite:
         return desire.view(self.site, self.host, self.machine, facts_after(facts, wanted, given_up), self.addresses)
 
     def desired(self, observation: Observation) -> dict[Key, Resource]:
-        return desire.desired_on_host(self.view(observation.facts))
+        """With what ports that stay need of what is there."""
+        found, state = desire.desired_on_host(self.view(observation.facts)), observation.state
+        elements = [r for key, r in state.items() if isinstance(r, NftElement) and key not in found]
+        others = [e for e in elements if e.set_name in ports.MAPS and not self.mine(e, state)]
+        led_to = {element.value.partition(" . ")[0] for element in others}
+        return found | {e.key: e for e in elements if e.set_name in ports.ELSEWHERE and e.parts[0] in led_to}
 
     def mine(self, resource: Resource, observed: State) -> bool:
         """Ports by `ductwork publish` too, but none that is not remembered: a lost store is no reason to close them."""
         owner = resource.owner
-        if resource.key in self.spared:
+        if resource.key in self.spared and owner and owner.origin != "site":
             return False
         if owner and (owner.site, owner.origin) == (self.site.name, PUBLISH):
             return resource.key in _published_by_hand(self)
@@ -337,7 +344,8 @@ class Attach:
 
     def mine(self, resource: Resource, observed: State) -> bool:
         if isinstance(resource, NftElement) and resource.set_name in ports.MAPS | ports.ELSEWHERE:
-            return resource.key in _published_of(self)
+            wanted = _published_of(self).get(resource.key)
+            return bool(wanted and wanted.owner and resource.owner and wanted.owner[:2] == resource.owner[:2])
         return any(_of_attachment(resource, owner) for owner in self._owners)
 
     def _network(self, attachment: Attachment) -> Network:
@@ -354,22 +362,18 @@ class Attach:
 
 @lru_cache(2)
 def _published_of(goal: Attach) -> dict[Key, NftElement]:
+    """All that there may be of the attachments' ports, on any address that the host reaches them by, and any way to reply."""
     found: list[NftElement] = []
     for attachment in goal.site.attachments:
-        addresses = [address.ip for address in goal.addresses.get(attachment.id, ())]
-        found += published(attachment, addresses, goal.site, goal.host)
+        addresses: dict[int, IPAddress] = {a.version: a.ip for a in reversed(goal.addresses.get(attachment.id, ()))}
+        its = [port for port in goal.site.ports if (port.id, port.host) == (attachment.id, goal.host)]
+        for port in its:
+            found += ports.elements(port, addresses, goal.site.name)
+        if its:
+            network = goal.site.networks[attachment.network]
+            plugged_into = desire.plugged_into(network, goal.host)
+            found += ports.elsewhere(network, addresses.values(), plugged_into, goal.site.name)
     return {element.key: element for element in found}
-
-
-def published(attachment: Attachment, addresses: Sequence[IPAddress], site: Site, host: str) -> Iterator[NftElement]:
-    """All that there may be of an attachment's ports, on whatever addresses the host reaches it, whichever way it replies."""
-    its = [p for p in site.ports if (p.id, p.network, p.host) == (attachment.id, attachment.network, host)]
-    first: dict[int, IPAddress] = {address.version: address for address in reversed(addresses)}
-    for port in its:
-        yield from ports.elements(port, first, site.name)
-    if its:
-        network = site.networks[attachment.network]
-        yield from ports.elsewhere(network, first.values(), desire.plugged_into(network, host), site.name)
 
 
 @dataclass(frozen=True, slots=True)

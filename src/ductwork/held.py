@@ -58,6 +58,9 @@ class HeldNamespaces:
     def gone(self, references: Iterable[str]) -> set[str]:
         return self._resolver.gone(references)
 
+    def stopped(self, references: Iterable[str]) -> set[str]:
+        return self._resolver.stopped(references)
+
     def _sandbox(self, name: str) -> Sandbox:
         fd = self._held[name].fd
         return Sandbox(name.partition(":")[0], name, f"/proc/{os.getpid()}/fd/{fd}", partial(os.dup, fd))

@@ -18,11 +18,14 @@ from ductwork import ipam, serial
 from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import AllocationError, DuctworkError, LabelError
 from ductwork.goals import LABEL, Attach, Detach, Labelled, Observation, links_of
+from ductwork.labelled_ports import LabelPorts, placed
 from ductwork.naming import host_ifname, mac_address
+from ductwork.publishing import Publisher
 from ductwork.reconciler import Preview, Reconciler, Report
-from ductwork.resources import HOST, IPInterface, Link, Owner
+from ductwork.resources import HOST, IPInterface, Key, Link, Owner
 from ductwork.runtimes import Sandbox, Tags
-from ductwork.site.model import Attachment, Network, Site
+from ductwork.services import ports
+from ductwork.site.model import Attachment, Network, PublishedPort, Site
 from ductwork.store import Store
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ Translate = Callable[[str, Tags, Site, str], "tuple[AttachRequest, ...]"]
 
 
 CarryOut = Callable[[Attach | Detach], Report]
+Ports = list[tuple[str, PublishedPort]]
+"""(site, port)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +81,25 @@ class _Work:
     leases: tuple[ipam.LeaseChange, ...]
     former_leases: tuple[ipam.LeaseChange, ...]
     record: dict[str, object]
+    ports: tuple[PublishedPort, ...]
 
 
 class LabelledContainers:
     """The engine's part that is about labels. `machine`: as the engine's."""
 
-    def __init__(self, reconciler: Reconciler, store: Store, machine: str, translate: Translate) -> None:
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        store: Store,
+        machine: str,
+        publisher: Publisher,
+        ports: LabelPorts,
+        translate: Translate,
+    ) -> None:
         self._reconciler = reconciler
         self._store = store
+        self._publisher = publisher
+        self._ports = ports
         self._machine = machine
         self._translate = translate
         self._decoded: dict[str, tuple[object, tuple[Attachment, ...]]] = {}
@@ -94,7 +110,7 @@ class LabelledContainers:
         """Of all running containers; nobody is asked where the site permits nothing."""
         if not site.labels:
             return Asked()
-        tagged, silent = self._reconciler.tagged()
+        tagged, silent = self._reconciler.resolver.tagged()
         return self.read(site, host, tagged, silent)
 
     def read(self, site: Site, host: str, tagged: Mapping[str, Tags], silent: frozenset[str] = frozenset()) -> Asked:
@@ -109,6 +125,29 @@ class LabelledContainers:
                 if its:
                     requests[container] = its
         return Asked(requests, refused, silent)
+
+    # what they publish
+
+    def spared(self, site: Site, asked: Asked) -> frozenset[Key]:
+        """What is open of the containers that stay, by their labels, or by hand (`site.ports`)."""
+        stays = {
+            attachment.id
+            for container, its in self._had(site.name).items()
+            if container in asked.requests or container.partition(":")[0] in asked.silent
+            for attachment in its
+            if attachment.network in site.labels
+        }
+        found = [port for port in site.ports if port.id in stays]
+        found += self._ports.staying(site, asked.requests, asked.silent)
+        found += self._ports.unknown(site.name, asked.requests, self._publisher.all())
+        return frozenset(key for port in found for key in ports.keys(port))
+
+    def settle(self, site: Site, asked: Asked) -> None:
+        """Of what was open, forget what the host has been rid of."""
+        self._ports.settle(site, asked.requests, asked.silent)
+
+    def _opened(self, site: Site) -> Ports:
+        return [(name, port) for name, port in self._ports.opened() if name == site.name]
 
     # the store
 
@@ -133,7 +172,7 @@ class LabelledContainers:
         """The leases of containers that are not there any more, to be forgotten when addresses run out."""
         names = self._records(site.name).keys()
         held = {holder[1] for its in leases.values() for holder in its if holder[1] in names}
-        gone = self._reconciler.gone(held) if held else set()
+        gone = self._reconciler.resolver.gone(held) if held else set()
         return tuple(
             ipam.LeaseChange(network, holder, ()) for network, its in leases.items() for holder in its if holder[1] in gone
         )
@@ -168,7 +207,8 @@ class LabelledContainers:
         records = self._records(site.name)
         if len(records) <= _MOST_GONE or len(records) % _AT_ONCE:
             return
-        gone = sorted(self._reconciler.gone(records), key=lambda name: (records[name].get("hour", 0), name), reverse=True)
+        gone = list(self._reconciler.resolver.gone(records))
+        gone.sort(key=lambda name: (records[name].get("hour", 0), name), reverse=True)
         forgotten = gone[_MOST_GONE:][-_MOST_GONE:]  # no more at once: others wait meanwhile
         its = [attachment for container in forgotten for attachment in self._left(site, host, records[container])]
         self._store.lease_all(site.name, [ipam.LeaseChange(a.network, (host, *a.id), ()) for a in its])
@@ -181,23 +221,27 @@ class LabelledContainers:
 
     def previews(self, site: Site, host: str, asked: Asked) -> Iterator[Preview | tuple[str, str]]:
         """What carrying each of them out would do; else (container, why nobody knows)."""
+        written = list(self._publisher.others(site.name))
+        opened = [(site.name, port) for port in self._ports.staying(site, asked.requests, asked.silent)]
         with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
                     _refuse_shared(sandboxes[container])
                     seen = self._seen(site, container)
-                    yield self._reconciler.preview(self._work(site, host, container, requests, seen).goal)
+                    work = self._work(site, host, container, requests, seen, written, opened)
+                    yield self._reconciler.preview(work.goal)
+                    opened += [(site.name, port) for port in work.ports]
                 except DuctworkError as error:
                     yield container, _said(error)
 
     def plug_in(self, site: Site, host: str, asked: Asked, carry_out: CarryOut, into: Report | None) -> Report | None:
         """Each container by itself. `carry_out`: how the engine does it; `into`: what has been done before."""
-        refused = dict(asked.refused)
+        refused, written = dict(asked.refused), list(self._publisher.others(site.name))
         with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
                     _refuse_shared(sandboxes[container])
-                    report = self._plug_in(site, host, container, requests, carry_out)
+                    report = self._plug_in(site, host, container, requests, carry_out, written)
                 except DuctworkError as error:
                     refused[container] = _said(error)
                 else:
@@ -207,7 +251,13 @@ class LabelledContainers:
         return replace(into, refused={**into.refused, **refused}) if into else None
 
     def _plug_in(
-        self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...], carry_out: CarryOut
+        self,
+        site: Site,
+        host: str,
+        container: str,
+        requests: tuple[AttachRequest, ...],
+        carry_out: CarryOut,
+        written: Ports,
     ) -> Report:
         """Addresses are stored before the kernel gets them, and given back if it does not."""
         seen = self._seen(site, container)
@@ -215,14 +265,16 @@ class LabelledContainers:
         reports = [carry_out(self._detachment(site, host, attachment)) for attachment in former]
         if former:
             seen = self._seen(site, container)
-        work = self._work(site, host, container, requests, seen, former)
+        work = self._work(site, host, container, requests, seen, written, self._opened(site), former)
         if work.leases:
             self._store.lease_all(site.name, work.leases)
+        former_ports = self._ports.remember(site.name, container, work.ports)
         try:
             reports.append(carry_out(work.goal))
         except DuctworkError:
             if work.leases:
                 self._store.lease_all(site.name, work.former_leases)
+            self._ports.remember(site.name, container, former_ports)
             raise
         known = self._store.remembered(TABLE).get(container)
         if known != work.record:
@@ -273,10 +325,17 @@ class LabelledContainers:
         container: str,
         requests: tuple[AttachRequest, ...],
         seen: Observation,
+        written: Ports,
+        opened: Ports,
         former: Iterable[Attachment] = (),
     ) -> _Work:
-        """`former`: what it had by another name, and has no longer: it may ask for those addresses."""
+        """`opened`: the ports by the site's labels; `written`: everybody else's. `former`: what it had by another
+        name, and has no longer: it may ask for those addresses."""
         attachments = self._attachments(site, host, container, requests, seen)
+        its_ports = tuple(placed(port, a) for r, a in zip(requests, attachments, strict=True) for port in r.ports)
+        if its_ports:
+            self._ports.refuse_taken(its_ports, site.name, [*written, *opened])
+            self._publisher.refuse_held_at_loopback(its_ports)
         left = self._left(site, host, self._record(site.name, container), attachments)
         networks = dict.fromkeys(a.network for a in (*attachments, *left))
         leases = {name: dict(self._store.leases(site.name, name)) for name in networks}
@@ -297,9 +356,11 @@ class LabelledContainers:
         changes, back = _difference(known, leases), _difference(leases, known)
         its = {attachment.id for attachment in attachments}
         gone = tuple(ip for change in back if change.holder[1:] in its for ip in change.addresses)
-        goal = Attach(replace(site, attachments=attachments), host, self._machine, addresses, LABEL, former=gone)
+        by_hand = (port for name, port in written if (name, port.container, port.host) == (site.name, container, host))
+        its_site = replace(site, attachments=attachments, ports=(*by_hand, *its_ports))
+        goal = Attach(its_site, host, self._machine, addresses, LABEL, former=gone)
         record = {"site": site.name, "attachments": serial.encode(attachments), "hour": int(time.time() // 3600)}
-        return _Work(goal, changes, back, record)
+        return _Work(goal, changes, back, record, its_ports)
 
     def _attachments(
         self, site: Site, host: str, container: str, requests: tuple[AttachRequest, ...], seen: Observation
@@ -360,7 +421,7 @@ class LabelledContainers:
             for attachment in its
             if name != container and (attachment.network, attachment.mac) == (network, mac)
         }
-        here = others - self._reconciler.gone(others) if others else set()
+        here = others - self._reconciler.resolver.gone(others) if others else set()
         if here:
             raise LabelError(f"MAC {mac} is {min(here)}'s in network {network}", "ask for another, or for none")
 
@@ -390,7 +451,7 @@ def _assigned(
     found: dict[tuple[str, str], tuple[IPInterface, ...]] = {}
     for name in dict.fromkeys(attachment.network for attachment in attachments):
         its = leases[name]
-        network = ipam.narrowed(site.networks[name], host, site.labels[name])
+        network = ipam.narrowed(site.networks[name], host, site.labels[name].addresses)
         mine = tuple(attachment for attachment in attachments if attachment.network == name)
         holders = {(host, *attachment.id) for attachment in mine}
         others = {ip: holder for holder, theirs in its.items() if holder not in holders for ip in theirs}

@@ -12,7 +12,8 @@ from typing import Any, Literal, NoReturn
 
 from ductwork import desire, serial
 from ductwork.errors import ConflictError, ContainerError, UsageError
-from ductwork.goals import NOT_VIGILANT, PUBLISH, KnownNetwork, Observation, Vigilance
+from ductwork.goals import LABEL, NOT_VIGILANT, PUBLISH, KnownNetwork, Observation, Vigilance
+from ductwork.labelled_ports import LABEL_PORTS, LabelPorts
 from ductwork.naming import host_ifname
 from ductwork.reconciler import Reconciler, Report
 from ductwork.resources import (
@@ -31,7 +32,7 @@ from ductwork.resources import (
     Sysctl,
 )
 from ductwork.services import ports
-from ductwork.site.model import PublishedPort, Site
+from ductwork.site.model import Permission, PublishedPort, Site
 from ductwork.site.values import RELAYED_AT_MOST, RUNTIMES, Listen, PortTarget
 from ductwork.store import Store
 
@@ -42,7 +43,8 @@ _CLOSED = "closed publications"
 _BY_FILE = "ports"
 """Site → what its file publishes here."""
 SERVED = "served"
-"""SITE/NETWORK → the attachments that the site's file publishes ports of: what `unpublish` has to leave."""
+"""SITE/NETWORK → the attachments that the site's file publishes ports of, and whether labels may: what `unpublish` has to
+leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +163,21 @@ class _Change:
 
 
 class Publisher:
-    """`known`: a network that was applied here, by SITE/NETWORK."""
+    """`known`: a network that was applied here, by SITE/NETWORK. `by_labels`: what labels have opened."""
 
-    def __init__(self, reconciler: Reconciler, store: Store, machine: str, known: Callable[[str], KnownNetwork]) -> None:
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        store: Store,
+        machine: str,
+        known: Callable[[str], KnownNetwork],
+        by_labels: LabelPorts,
+    ) -> None:
         self._reconciler = reconciler
         self._store = store
         self._machine = machine
         self._known = known
+        self._by_labels = by_labels
 
     def publish(self, request: PublishRequest) -> Report:
         """Errors: `ConflictError` where the port is somebody's already; `ContainerError`, `UsageError`."""
@@ -181,7 +191,7 @@ class Publisher:
         for site, other in self.all():
             if other != port and ports.clash(port, other):
                 _refuse_taken(site, other)
-        self._refuse_held_at_loopback([port])
+        self.refuse_held_at_loopback([port])
         its_network, bridge, site = found.known.network, found.known.bridge, found.owner.site
         opened = [
             *ports.elements(port, found.target.addresses, site),
@@ -205,6 +215,10 @@ class Publisher:
 
         asked = PublishedPort("", "", "", "", protocol, listen.first, listen.last, 0, False, listen.address)
         value: Any = self._store.remembered(PUBLICATIONS).get(_key(asked)) or self._marked(asked)
+        for site, port in self._by_labels.opened() if value is None else ():
+            if _key(port) == _key(asked):
+                hint = f"start it without the label, or take the port out of `labels` in the file of site {site}"
+                raise UsageError(f"port {port.listen}/{protocol} is published by the label of {port.container}", hint)
         if value is None:
             message = f"port {asked.listen}/{protocol} is not published by `ductwork publish`"
             raise UsageError(
@@ -225,16 +239,17 @@ class Publisher:
         return tuple(port for port in (serial.decode(value["port"]) for value in values) if port.host == host)
 
     def all(self) -> Iterator[tuple[str, PublishedPort]]:
-        """(site, port) of everything that files and people publish here, whether or not its container runs."""
-        return self._others("")
+        """(site, port) of everything that files, people and labels publish here, whether or not its container runs."""
+        return self.others("")
 
-    def _others(self, than: str) -> Iterator[tuple[str, PublishedPort]]:
-        """Of everything but a site's file."""
+    def others(self, than: str) -> Iterator[tuple[str, PublishedPort]]:
+        """Of everything but a site's file and what it permits labels."""
         for site, value in self._store.remembered(_BY_FILE).items():
             its: Any = value["ports"]
             yield from ((site, serial.decode(port)) for port in its if site != than)
         for value in self._store.remembered(PUBLICATIONS).values():
             yield str(value["site"]), serial.decode(value["port"])
+        yield from (other for other in self._by_labels.opened() if other[0] != than)
 
     def at_loopback(self, wanted: Callable[[str, int], bool]) -> set[tuple[str, int]]:
         """(protocol, port) of what the agent relays now."""
@@ -265,12 +280,16 @@ class Publisher:
         told: dict[str, object] | None = {"ports": serial.encode(by_file)} if by_file else None
         if self._store.remembered(_BY_FILE).get(site.name) != told:
             self._store.remember(_BY_FILE, site.name, told)
-        served: dict[str, set[tuple[str, str]]] = {}
+        served: dict[str, set[tuple[str, str]]] = {
+            f"{site.name}/{name}": set() for name, its in site.labels.items() if its.ports
+        }
         for port in by_file:
             served.setdefault(f"{site.name}/{port.network}", set()).add(port.id)
         known = self._store.remembered(SERVED)
         for key in {*served, *(key for key in known if key.partition("/")[0] == site.name)}:
             value: dict[str, object] | None = {"of": sorted(map(list, served[key]))} if key in served else None
+            if value and site.labels.get(key.partition("/")[2], Permission()).ports:
+                value["labels"] = True
             if known.get(key) != value:
                 self._store.remember(SERVED, key, value)
 
@@ -279,7 +298,7 @@ class Publisher:
         for key, value in self._store.remembered(PUBLICATIONS).items():
             if site in (None, value["site"]):
                 self._store.remember(PUBLICATIONS, key, None)
-        for kind in (SERVED, _BY_FILE):
+        for kind in (SERVED, _BY_FILE, LABEL_PORTS):
             for key in self._store.remembered(kind):
                 if site in (None, key.partition("/")[0]):
                     self._store.remember(kind, key, None)
@@ -304,8 +323,9 @@ class Publisher:
             for other in (serial.decode(value["port"]),)
             if other.network == port.network
         ]
-        by_file: Any = self._store.remembered(SERVED).get(network, {}).get("of", ())
-        left = {(container, interface) for container, interface in by_file} | {other.id for other in others}
+        served: Any = self._store.remembered(SERVED).get(network, {"of": ()})
+        left = {(container, interface) for container, interface in served["of"]} | {other.id for other in others}
+        left |= {port.id for _, port in self._by_labels.opened()}
         known = self._known(network)
         closed = list(ports.elements(port, _ANY, site))
         for found in self._attachments(port.container) if port.id not in left else ():
@@ -317,7 +337,7 @@ class Publisher:
             machine=self._machine,
             id=port.id,
             closed={element.key: element for element in closed},
-            serving=None if left else False,
+            serving=None if left or "labels" in served else False,
             hairpin=port.id in left,
         )
         report = self._carry_out(goal, _key(port), None)
@@ -339,11 +359,11 @@ class Publisher:
     def refuse_taken(self, site: Site, host: str) -> None:
         """Of what a file publishes. Errors: `ConflictError`."""
         mine = [port for port in site.ports if port.host == host]
-        for taken in ports.clashing(mine, self._others(site.name)) if mine else ():
+        for taken in ports.clashing(mine, self.others(site.name)) if mine else ():
             _refuse_taken(*taken)
-        self._refuse_held_at_loopback(mine)
+        self.refuse_held_at_loopback(mine)
 
-    def _refuse_held_at_loopback(self, its: Iterable[PublishedPort]) -> None:
+    def refuse_held_at_loopback(self, its: Iterable[PublishedPort]) -> None:
         """Where the agent relays, no element meets whoever listens. Errors: `ConflictError`, but for ports that are published
         already."""
         found = self._reconciler.traffic.at_loopback(ports.covering(filter(ports.at_loopback, its)))
@@ -383,9 +403,6 @@ class Publisher:
                 f"{reference} is not running, or not attached by ductwork",
                 "`ductwork ps` lists what is; a container that is not running can have its ports in the site file",
             )
-        if any(each.owner.origin not in ("site", "attach") for each in found):
-            hint = f"`ductwork attach {reference} {found[0].owner.network}`, or write it in the site file"
-            raise UsageError(f"{reference} is plugged in by its own labels: its ports cannot be published by hand", hint)
         meant = [each for each in found if network in ("", each.owner.network, f"{each.owner.site}/{each.owner.network}")]
         if len(meant) != 1:
             names = ", ".join(each.owner.network for each in found)
@@ -440,10 +457,11 @@ def _spellings(reference: str) -> Iterator[str]:
 
 def _refuse_taken(site: str, other: PublishedPort) -> NoReturn:
     """By what a site, or somebody, publishes. Errors: `ConflictError`."""
-    by_hand = other.origin == PUBLISH
-    whose = "`ductwork publish`" if by_hand else f"site {site}"
     protocol = "" if other.protocol == "tcp" else f" --protocol {other.protocol}"
-    first = f"`ductwork unpublish {other.listen}{protocol}`" if by_hand else "delete it from the site's file"
+    whose, first = {
+        PUBLISH: ("`ductwork publish`", f"`ductwork unpublish {other.listen}{protocol}`"),
+        LABEL: ("its label", "start it without the label"),
+    }.get(other.origin, (f"site {site}", "delete it from the site's file"))
     raise ConflictError(
         f"port {other.listen}/{other.protocol} is published already by {whose}, to {other.container}:{other.to}: "
         "nothing was touched",

@@ -41,7 +41,7 @@ from ductwork.resources import (
     Sysctl,
     Update,
 )
-from ductwork.runtimes import Sandbox, Tags
+from ductwork.runtimes import Sandbox
 from ductwork.system import Resolve, System
 
 _ROUNDS = 3
@@ -125,7 +125,7 @@ class Reconciler:
         self._sandboxes: dict[str, Sandbox] = {}
         self._acquainted: dict[str, Sandbox | None] = {}
         self._system = system(self.open_netns)
-        self._resolver = resolver
+        self.resolver = resolver
         self._journal = journal
         self._foreign = ForeignValues(journal, self._system.sysctls)
         self._lent = LentNics(journal, self._system.sysctls.read_paths)
@@ -156,7 +156,7 @@ class Reconciler:
     @contextmanager
     def acquainted(self, references: Iterable[str]) -> Iterator[Mapping[str, Sandbox | None]]:
         """Within, these containers are not asked about again, whatever number of goals are about them."""
-        before, self._acquainted = self._acquainted, {**self._acquainted, **self._resolver.resolve(references)}
+        before, self._acquainted = self._acquainted, {**self._acquainted, **self.resolver.resolve(references)}
         known = dict(self._sandboxes)
         try:
             yield self._acquainted
@@ -164,14 +164,6 @@ class Reconciler:
             running = {name: sandbox for name, sandbox in self._acquainted.items() if sandbox}
             self._sandboxes = {**running, **known}
             self._acquainted = before
-
-    def tagged(self) -> tuple[dict[str, Tags], frozenset[str]]:
-        """See `system.Resolve`."""
-        return self._resolver.tagged()
-
-    def gone(self, references: Iterable[str]) -> set[str]:
-        """See `system.Resolve`."""
-        return self._resolver.gone(references)
 
     # commands
 
@@ -186,7 +178,7 @@ class Reconciler:
         found = self._plan(goal, observation, desired)
         refuse_conflicts(found)
         self._refuse_without(found, observation)
-        return Preview(found, observation, desired, tuple(self._resolver.notes))
+        return Preview(found, observation, desired, tuple(self.resolver.notes))
 
     def carry_out(self, goal: Goal, prepare: Callable[[], None] = lambda: None, *, asked: bool = True) -> Report:
         """Make it so, and look whether it is. `prepare` is called when nothing is in the way, before anything is touched.
@@ -279,7 +271,7 @@ class Reconciler:
         if goal.links is None:
             self._foreign.settle(goal.needs, needed, observation.state)
             self._settle_guests(observation)
-            lost = self._lent.settle(observation.state, sure=not self._resolver.notes)
+            lost = self._lent.settle(observation.state, sure=not self.resolver.notes)
             if self._held:
                 self._held.keep(observation, self.open_netns)
         if transaction.change and (transaction.asked or self._journal.awaiting()):
@@ -293,7 +285,7 @@ class Reconciler:
             observation.waiting,
             found.kept,
             (
-                *self._resolver.notes,
+                *self.resolver.notes,
                 *(f"{nic} is gone: it has died with the container that it was lent to" for nic in lost),
                 *lookout.report(),
                 *warnings(observation, transaction.operations, self._held is not None),
@@ -434,7 +426,7 @@ class Reconciler:
         ]
 
     def _gone(self, names: set[str], observation: Observation) -> set[str]:
-        sandboxes = self._resolver.resolve(names) if names else {}
+        sandboxes = self.resolver.resolve(names) if names else {}
         running = {name: sandbox for name, sandbox in sandboxes.items() if sandbox}
         cookies = self._system.visitor.visit([(sandbox.open, self._system.cookie) for sandbox in running.values()])
         same = {
@@ -483,7 +475,7 @@ class Reconciler:
     def _can_be_asked_for(self, name: str) -> bool:
         """A mark in somebody's namespace may name anything."""
         try:
-            self._resolver.resolve([name])
+            self.resolver.resolve([name])
         except ContainerError:
             return False
         return True
@@ -522,7 +514,7 @@ class Reconciler:
             return {name: self._sandboxes.get(name) for name in references}
         known = {name: self._acquainted[name] for name in references if name in self._acquainted}
         new = [name for name in references if name not in known]
-        return known | (self._resolver.resolve(new) if new else {})
+        return known | (self.resolver.resolve(new) if new else {})
 
     def _read_container(self, name: str) -> ContainerReading:
         found = self._system.links.read(name, None)

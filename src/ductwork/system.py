@@ -50,6 +50,9 @@ class Resolve(Protocol):
     def gone(self, references: Iterable[str]) -> set[str]:
         """Of containers (RUNTIME:NAME), those that their runtime does not know, and those that run and ask for nothing."""
 
+    def stopped(self, references: Iterable[str]) -> set[str]:
+        """Of containers (RUNTIME:NAME), those that do not run, as far as their runtime answers."""
+
 
 class Visit(Protocol):
     """What `netns.Visitor` does."""

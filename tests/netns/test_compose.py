@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from agent_process import AgentProcess
-from conftest import ping, until
+from conftest import inside, ping, until
 from docker_host import DockerHost
 from host import World, same
 
@@ -36,6 +37,20 @@ def attachments(world: World, environment: dict[str, str]) -> dict[str, Any]:
     return {row["container"]: (row["addresses"], row["mac"]) for row in listed}
 
 
+def served(world: World) -> bool:
+    """Whether the service answers at its port of the host's."""
+
+    def asked() -> bool:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=1)
+            connection.request("GET", "/")
+            return connection.getresponse().status == 404
+        except OSError:
+            return False
+
+    return inside(world.host, asked)
+
+
 def test_services_are_plugged_in_and_come_back(netns: Callable[[str], str], tmp_path: Path) -> None:
     if not shutil.which("docker-compose") and os.environ.get("CI") != "true":
         pytest.skip("no docker-compose")
@@ -51,10 +66,13 @@ def test_services_are_plugged_in_and_come_back(netns: Callable[[str], str], tmp_
                 assert until(lambda it=address: ping(world.host, it)), agent.log()  # type: ignore[misc]
             known = attachments(world, environment)
             assert len(known) == 4
+            assert until(lambda: served(world)), agent.log()
             compose(docker.url, "up", "--detach", "--scale", "worker=2", "--force-recreate")
             assert until(lambda: attachments(world, environment) == known), agent.log()
+            assert until(lambda: served(world)), agent.log()
             compose(docker.url, "restart")
             assert until(lambda: attachments(world, environment) == known), agent.log()
+            assert until(lambda: served(world)), agent.log()
             compose(docker.url, "down")
             assert until(lambda: attachments(world, environment).keys() == {"docker:db"}), agent.log()
         world.cli("destroy", site, env=environment)

@@ -22,6 +22,7 @@ from host import World, differences, same
 
 from ductwork import serial
 from ductwork.store.sqlite import SqliteStore
+from talk import REFUSED, SILENT, ask
 
 pytestmark = [pytest.mark.netns, pytest.mark.docker]
 
@@ -33,6 +34,7 @@ attachments:
   - {container: "netns:<web>", network: lan, address: 10.1.1.2}
 """
 RANGES = 'labels: {lan: [10.1.1.64/27, "fd00:1::100-fd00:1::1ff"]}\n'
+LABEL = "--label=ductwork.lan.ports=8088:80"
 NEW = "10.1.1.64"
 """The first that labels are given."""
 
@@ -296,6 +298,35 @@ def test_drift_is_repaired(place: Place) -> None:
         assert place.reached("10.1.1.7"), agent.log()
         sh(place.world.host, "ip", "link", "del", "dev", "br0")
         assert place.reached("10.1.1.7"), agent.log()
+
+
+def test_ports(place: Place) -> None:
+    """Open when their container has started, at `::1` too, mended, the next one's when it ends, and closed without any."""
+    host = place.world.host
+
+    def answers(told: str, address: str = "127.0.0.1") -> bool:
+        return until(lambda: ask(host, address, 8088, "tcp", SILENT).strip() == told)
+
+    def run(name: str) -> None:
+        place.docker.run(name, "--net=none", LABEL, command=("nc", "-ll", "-p", "80", "-e", "echo", name))
+
+    with place.agent("labels: {lan: {addresses: 10.1.1.64/27, ports: [8000-8999]}}\n" + NETWORKS) as agent:
+        before = place.world.snapshot()
+        run("db")
+        assert answers("db") and answers("db", "::1"), agent.log()
+        place.docker.docker("restart", "--time", "0", "db")
+        assert answers("db") and answers("db", "::1"), agent.log()
+        run("api")
+        told = "docker:api gets nothing by its labels: port 8088/tcp leads to docker:db:80 already, by its label"
+        assert until(lambda: told in agent.log()), agent.log()
+        sh(host, "nft", "flush", "map", "inet", "ductwork", "ports4")
+        assert answers("db"), agent.log()
+        place.docker.docker("stop", "--time", "0", "db")
+        assert answers("api") and answers("api", "::1"), agent.log()
+        assert "docker:api:80" in place.world.cli("ports").out
+        place.remove("db", "api")
+        assert answers(REFUSED), agent.log()
+        assert until(lambda: not list(differences(before, place.world.snapshot()))), agent.log()
 
 
 def test_commands(place: Place) -> None:

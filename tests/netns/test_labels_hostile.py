@@ -21,13 +21,15 @@ from host import World, differences, same
 pytestmark = [pytest.mark.netns, pytest.mark.docker]
 
 SITE = """
-labels: {lan: [10.1.1.64/27, "fd00:1::100-fd00:1::1ff"]}
+labels: {lan: {addresses: [10.1.1.64/27, "fd00:1::100-fd00:1::1ff"], ports: [8000-8099, 5353/udp]}}
 networks:
   lan: {driver: bridge, bridge: br0, subnets: [10.1.1.0/24, "fd00:1::/64"], gateways: [10.1.1.1, "fd00:1::1"]}
   secret: {driver: bridge, bridge: br9, subnet: 10.9.9.0/24, hosts: []}
 attachments:
   - {container: "netns:<web>", network: lan, address: 10.1.1.70}
   - {container: "netns:<db>", network: secret, address: 10.9.9.2}
+ports:
+  - {listen: 8099, to: "netns:<web>:80"}
 """
 VALUES = [
     *(
@@ -64,7 +66,10 @@ VALUES = [
     *("fe80::1%eth0", "4294967295", "-1", "1e9", "0x0a010141"),
     *("true", "false", "null", "~", "seed:", "seed:\n", "ff:ff:ff:ff:ff:ff"),
     *("00:00:00:00:00:00", "00:16:3e:00:00:01", "U:x"),
+    *("22", "1-65535", "8099:80", "127.0.0.1:8099:22", "0.0.0.0:8000-8099:1-100", "8000:80,[::]:8000:81", "5353"),
+    *("10.1.1.2:53:53/udp", "[::1]:22", "8000/tcp/udp", ":8000", "8000:", "8000-7999", "-1:80", "eth0:8000:80", "65536"),
 ]
+PORTS = VALUES[-16:]
 KEYS = [
     *(
         "networks",
@@ -72,6 +77,7 @@ KEYS = [
         "lan.interface",
         "lan.mac",
         "lan.gateway",
+        "lan.ports",
         "secret.address",
         "secret.interface",
         "lan",
@@ -173,6 +179,8 @@ def hostile() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     bad = [*(("lan.address", value) for value in VALUES[:14]), ("networks", "secret"), ("lan.mac", "00:16:3e:00:00:01")]
     for key, value in bad:
         yield {f"ductwork.{key}": value, "ductwork.networks": "lan" if key != "networks" else value}, {}
+    for value in PORTS:
+        yield {"ductwork.lan.ports": value}, {}
     for command in COMMANDS:
         yield {}, {"pipework_cmd": command.format("@CONTAINER_NAME@")}
     for start in range(0, 300, 30):
@@ -189,7 +197,7 @@ def test_a_thousand_hostile_labels(world: World, docker: DockerHost) -> None:
         before = world.snapshot()
         for number, (labels, variables) in enumerate(cases):
             api.run(f"bad{number}", labels, variables)
-        api.run("good", {"ductwork.lan.address": "10.1.1.65"}, {})
+        api.run("good", {"ductwork.lan.address": "10.1.1.65", "ductwork.lan.ports": "8000:80,[::1]:8001"}, {})
         assert until(lambda: agent.said("docker:good plugged in") != [], 60), agent.log()
         assert until(lambda: len(agent.said("gets nothing by its labels")) == len(cases), 60), agent.log()
         docker.docker("rm", "--force", "good")

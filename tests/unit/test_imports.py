@@ -18,7 +18,7 @@ CORE = {
 }
 ENGINE = {
     *("engine", "reconciler", "duplicates", "foreign", "journal", "lent", "held", "system", "confirmation"),
-    *("refusals", "labelled", "openings", "publishing"),
+    *("refusals", "labelled", "labelled_ports", "openings", "publishing"),
 }
 FRONT = {"agent", "cli", "plugins", "lab", "doctor", "inspect"}
 PROTOCOLS = {"backends", "runtimes", "store"}

@@ -15,8 +15,10 @@ from ductwork.errors import LabelError
 from ductwork.naming import mac_address
 from ductwork.plugins.labels import requests
 from ductwork.runtimes import Tags
+from ductwork.services import ports
+from ductwork.site import values
 from ductwork.site.load import load_text
-from ductwork.site.model import AddressRange
+from ductwork.site.model import AddressRange, PublishedPort
 
 SITE = load_text(
     """
@@ -24,7 +26,7 @@ name: office
 labels:
   lan: [192.168.1.64/27, "fd00:1::40-fd00:1::5f"]
   wire: true
-  pods:
+  pods: {addresses: true, ports: [8000-8499, 8500-8999, 4000-6000/udp, 80]}
   vlan10: true
   vlan20: true
   apart:
@@ -39,6 +41,9 @@ networks:
 attachments:
   - {container: "docker:db", network: pods, address: 10.1.1.9, mac: "02:00:00:00:00:09"}
   - {container: web, network: apart, interface: lan0}
+ports:
+  - {listen: 8088, to: "docker:db:80"}
+  - {listen: "127.0.0.1:8090-8092", to: "docker:db:90"}
 """
 )
 TWO_HOSTS = load_text(
@@ -118,6 +123,29 @@ def test_labels() -> None:
         ({"pods_mac": "00:16:3e:00:00:01"}, "is not a locally administered address"),
         ({"pods_mac": "01:00:00:00:00:01"}, "of a single interface"),
         ({"pods_address": "1" * 2000}, "are the most"),
+        ({"lan_ports": "80"}, "port `80/tcp` is not one that labels may ask for: `labels` in the site file permits none"),
+        ({"pods_ports": "81"}, "permits 8000-8499, 8500-8999, 4000-6000/udp, 80 of network pods"),
+        ({"pods_ports": "5353"}, "port `5353/tcp` is not one"),
+        ({"pods_ports": "80/sctp"}, "port `80/sctp` is not one"),
+        ({"pods_ports": "8400-9000:80"}, "port `8400-9000/tcp` is not one"),
+        ({"pods_ports": "10.1.1.1:22:80"}, "port `10.1.1.1:22/tcp` is not one"),
+        ({"pods_ports": "8088:80"}, "is taken: by the site file it leads to docker:db"),
+        ({"pods_ports": "127.0.0.1:8088:80"}, "port `127.0.0.1:8088/tcp` of this host is taken: by the site file"),
+        ({"pods_ports": "8080-8090:80"}, "is taken: by the site file it leads to docker:db"),
+        ({"pods_ports": "0.0.0.0:8092"}, "is taken: by the site file"),
+        ({"pods_ports": "[fd00::1]:8080:80"}, "reaches the container by IPv4 alone"),
+        ({"pods_ports": "8080,8081:80,127.0.0.1:8080"}, "port `127.0.0.1:8080/tcp` is asked for twice"),
+        ({"pods_ports": ",".join(["8080"] * 65)}, "65 ports: 64 are the most"),
+        ({"pods_ports": "8080:80-81"}, "1 ports lead to 2"),
+        ({"pods_ports": ""}, "`` is no port"),
+        ({"pods_ports": "[::1]:8080/sctp"}, "does not relay sctp at `::1`"),
+        ({"pods_ports": "8080/ftp"}, "`ftp` is no protocol of ports"),
+        ({"pods_ports": "::1:8080"}, "`::1` is no place to listen"),
+        ({"pods_ports": "fd00::1:8080:80"}, "an IPv6 address is in brackets"),
+        ({"pods_ports": "example.com:8080:80"}, "is no place to listen"),
+        ({"pods_ports": "224.0.0.1:8080:80"}, "is no address that others can reach"),
+        ({"pods_ports": "8080:80:80"}, "is no place to listen"),
+        ({"pods_ports": "٣:80"}, "`٣` is no port"),
         ({"pods_mac": "x\x1b[31m\ny"}, "`x\\x1b[31m\\ny` is no MAC address"),
     ],
 )
@@ -131,6 +159,97 @@ def test_what_is_refused(labels: dict[str, str], told: str) -> None:
 def test_it_is_all_or_nothing() -> None:
     with pytest.raises(LabelError, match=r"lan.adress: there is no such label \(and 1 more mistake\)"):
         asked(networks="pods", lan_adress="1", pods_mac="2")
+
+
+def published(
+    first: int, last: int, to: int, protocol: str = "tcp", address: str = "", *, to_one: bool = True
+) -> PublishedPort:
+    where = ip_address(address) if address else None
+    return PublishedPort("", "", "", "", protocol, first, last, to, to_one, where)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("written", "port"),
+    [
+        ("8080", published(8080, 8080, 8080)),
+        ("8080:80", published(8080, 8080, 80)),
+        ("8080:80/tcp", published(8080, 8080, 80)),
+        ("5353:53/udp", published(5353, 5353, 53, "udp")),
+        ("127.0.0.1:5353:53/udp", published(5353, 5353, 53, "udp", "127.0.0.1")),
+        ("127.0.0.1:8080", published(8080, 8080, 8080, "tcp", "127.0.0.1")),
+        ("[::1]:8080", published(8080, 8080, 8080, "tcp", "::1")),
+        ("[::1]:8080:80", published(8080, 8080, 80, "tcp", "::1")),
+        ("0.0.0.0:8080:80", published(8080, 8080, 80, "tcp", "0.0.0.0")),
+        ("8400-8600", published(8400, 8600, 8400, to_one=False)),
+        ("8400-8600:80", published(8400, 8600, 80)),
+        ("8400-8402:1-3", published(8400, 8402, 1, to_one=False)),
+        ("127.0.0.1:8400-8402:1-3", published(8400, 8402, 1, "tcp", "127.0.0.1", to_one=False)),
+    ],
+)
+def test_ports(written: str, port: PublishedPort) -> None:
+    assert asked(pods_ports=written) == (request("pods", ports=(port,)),)
+
+
+def test_several_ports() -> None:
+    found = asked(pods_ports="8080:80, 5353:53/udp,8081:81", pods_address="10.1.1.7")
+    wanted = (published(8080, 8080, 80), published(5353, 5353, 53, "udp"), published(8081, 8081, 81))
+    assert found == (request("pods", addresses=["10.1.1.7"], ports=wanted),)
+    [found_beside] = asked(pods_ports="127.0.0.1:8080,127.0.0.2:8080,8080/udp".replace("8080/udp", "5000/udp"))
+    assert len(found_beside.ports) == 3
+
+
+def test_ports_where_the_host_has_no_way() -> None:
+    site = load_text(
+        """
+labels: {lan: {ports: 80}}
+hosts: {alpha: {address: 10.99.0.1/24}, beta: {address: 10.99.0.2/24}}
+networks:
+  lan: {driver: macvlan, parent: eth0, subnet: 10.1.1.0/24, host_access: {alpha: 10.1.1.1}}
+"""
+    )
+    written = tags({"ductwork.lan.ports": "80", "ductwork.lan.address": "10.1.1.9"})
+    assert requests("docker:x", written, site, "alpha")
+    with pytest.raises(LabelError, match="this host has no way to the container in network `lan`"):
+        requests("docker:x", written, site, "beta")
+
+
+def test_a_tunnels_port() -> None:
+    text = "labels: {pods: {ports: [4000-5000/udp, 4789]}}\nhosts: {a: {address: 10.99.0.1}, b: {address: 10.99.0.2}}\n"
+    site = load_text(text + "networks: {pods: {driver: vxlan, vni: 42, subnet: 10.1.1.0/24}}\n")
+    found = tags({"ductwork.pods.address": "10.1.1.9", "ductwork.pods.ports": "4789"})
+    assert requests("docker:x", found, site, "a")
+    with pytest.raises(LabelError, match="it is the tunnel's of network `pods`"):
+        requests("docker:x", tags({**found.labels, "ductwork.pods.ports": "4700-4800/udp"}), site, "a")
+
+
+def test_so_many_ports_and_no_more() -> None:
+    """Addresses of 127.0.0.0/8 are as many as one likes."""
+    site = load_text("labels: {n: {ports: 1-65535}}\nnetworks: {n: {driver: bridge, subnet: 10.1.1.0/24}}\n")
+    assert requests("docker:x", tags({"ductwork.n.ports": "1-65535"}), site, "")
+    with pytest.raises(LabelError, match="65536 ports"):
+        requests("docker:x", tags({"ductwork.n.ports": "127.0.0.1:1-65535,127.0.0.2:1"}), site, "")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ("8080", "8080", True),
+        ("8080", "8081", False),
+        ("8080", "8080/udp", False),
+        ("8080-8090", "8085", True),
+        ("8080", "127.0.0.1:8080", True),
+        ("0.0.0.0:8080", "127.0.0.1:8080", True),
+        ("0.0.0.0:8080", "[::1]:8080", False),
+        ("[::]:8080", "[::1]:8080", True),
+        ("127.0.0.1:8080", "127.0.0.2:8080", False),
+        ("127.0.0.1:8080", "[::1]:8080", False),
+        ("127.0.0.1:8080", "127.0.0.1:8080", True),
+        ("0.0.0.0:8080", "[::]:8080", False),
+    ],
+)
+def test_which_ports_meet(one: str, other: str, meet: bool) -> None:
+    first, second = values.published(one), values.published(other)
+    assert (ports.meets(first, second), ports.meets(second, first)) == (meet, meet)
 
 
 def test_what_the_site_file_has_of_the_container() -> None:
@@ -271,16 +390,16 @@ WORDS = st.sampled_from(
             "\ud800",
             "%s",
         ),
+        *("80", "8080", ":", ":80", "127.0.0.1:", "[::1]:", "-8090", "/udp", "4789", "22"),
         *("@CONTAINER_NAME@", "@INSTANCE@", "../../etc/passwd", "$(reboot)", "٣", "a" * 300, "1" * 5000, "\0", ",", " "),
     ]
 )
 TEXTS = st.one_of(
     WORDS, st.text(max_size=20), st.lists(WORDS, max_size=6).map("".join), st.lists(WORDS, max_size=6).map(" ".join)
 )
+ITS_KEYS = st.sampled_from(["address", "interface", "mac", "gateway", "ports", "x"])
 KEYS = st.one_of(
-    st.tuples(st.sampled_from(list(SITE.networks)), st.sampled_from(["address", "interface", "mac", "gateway", "x"])).map(
-        ".".join
-    ),
+    st.tuples(st.sampled_from(list(SITE.networks)), ITS_KEYS).map(".".join),
     st.just("networks"),
     TEXTS,
 )
@@ -304,8 +423,11 @@ def test_whatever_is_written(labels: dict[str, str], variables: dict[str, str], 
         assert each.container == container and each.network in SITE.labels
         for address in each.addresses:
             assert SITE.networks[each.network].subnet_of(address) and address not in taken[each.network]
-            ranges = SITE.labels[each.network]
+            ranges = SITE.labels[each.network].addresses
             assert not ranges or ipam.holds(ranges, address)
+        for port in each.ports:
+            assert SITE.labels[each.network].permits(port.protocol, port.first, port.last)
+            assert not any(ports.meets(port, other) for other in SITE.ports)
 
 
 def test_ranges_that_labels_are_given_addresses_of() -> None:

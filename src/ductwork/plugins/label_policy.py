@@ -13,7 +13,8 @@ from ductwork import ipam
 from ductwork.drivers import on_host
 from ductwork.engine import AttachRequest
 from ductwork.resources import IPAddress
-from ductwork.site.model import AddressRange, Network, Site
+from ductwork.services import ports
+from ductwork.site.model import AddressRange, Network, PortRange, PublishedPort, Site
 from ductwork.site.values import Refused, describe, listing, special_address
 
 
@@ -37,6 +38,7 @@ def mistakes(request: AttachRequest, site: Site, host: str, identity: str = "") 
     yield from _wrong_addresses(request, network, site, host)
     yield from _wrong_gateway(request, network)
     yield from _wrong_mac(request, site)
+    yield from _wrong_ports(request, network, site, host)
 
 
 def _is_called(reference: str, container: str, identity: str) -> bool:
@@ -47,7 +49,7 @@ def _is_called(reference: str, container: str, identity: str) -> bool:
 
 
 def _wrong_addresses(request: AttachRequest, network: Network, site: Site, host: str) -> Iterator[Refused]:
-    ranges = site.labels[network.name]
+    ranges = site.labels[network.name].addresses
     if not request.addresses:
         yield from _cannot_allocate(network, site, host)
         return
@@ -71,7 +73,7 @@ def _wrong_addresses(request: AttachRequest, network: Network, site: Site, host:
 
 def _cannot_allocate(network: Network, site: Site, host: str) -> Iterator[Refused]:
     """Hosts allocate without asking each other: each needs a range of its own."""
-    pools = ipam.pools(ipam.narrowed(network, host, site.labels[network.name]), host)
+    pools = ipam.pools(ipam.narrowed(network, host, site.labels[network.name].addresses), host)
     if not any(ipam.is_allocated(network, subnet) for subnet in network.subnets):
         return
     if not pools:
@@ -103,6 +105,43 @@ def _wrong_mac(request: AttachRequest, site: Site) -> Iterator[Refused]:
         yield Refused(f"`{request.mac}` is not a locally administered address", hint)
     if any(a.mac == request.mac and a.network == request.network for a in site.attachments):
         yield Refused(f"`{request.mac}` is another container's", "write another, or leave the label out")
+
+
+def _wrong_ports(request: AttachRequest, network: Network, site: Site, host: str) -> Iterator[Refused]:
+    """An address only narrows what a number takes: whoever may have a port may have it on all addresses."""
+    permission = site.labels[network.name]
+    allocated = (subnet.network_address for subnet in network.subnets if ipam.is_allocated(network, subnet))
+    versions = {address.version for address in request.addresses or allocated} & ports.reached(network, host)
+    spans = listing(map(_ports, permission.ports)) or "none"
+    for port in request.ports:
+        called = f"port `{port.listen}/{port.protocol}`"
+        if not permission.permits(port.protocol, port.first, port.last):
+            hint = f"`labels` in the site file permits {spans} of network {network.name}"
+            yield Refused(f"{called} is not one that labels may ask for", hint)
+        elif not versions:
+            yield Refused(f"{called}: this host has no way to the container in network `{network.name}`", "leave it out")
+        elif port.address is not None and port.address != ports.LOOPBACK6 and port.address.version not in versions:
+            its = " and ".join(f"IPv{version}" for version in sorted(versions))
+            yield Refused(f"{called}: the host reaches the container by {its} alone", "write the port alone")
+        elif holder := _holder(port, site, host):
+            yield Refused(f"{called} of this host is taken: {holder}", "ask for another, or for none")
+
+
+def _holder(port: PublishedPort, site: Site, host: str) -> str:
+    """Who has it by the file. What is translated never reaches a tunnel's socket."""
+    for other in site.ports:
+        if other.host == host and ports.meets(port, other):
+            return f"by the site file it leads to {other.container}"
+    for network in site.networks.values() if port.protocol == "udp" else ():
+        number = getattr(network.options, "port", 0) if network.driver == "vxlan" else 0
+        if port.first <= number <= port.last and host in site.hosts_of(network.name):
+            return f"it is the tunnel's of network `{network.name}`"
+    return ""
+
+
+def _ports(span: PortRange) -> str:
+    numbers = str(span.first) if span.first == span.last else f"{span.first}-{span.last}"
+    return numbers if span.protocol == "tcp" else f"{numbers}/{span.protocol}"
 
 
 def plugged_into(network: Network, host: str, ifname: str) -> set[str]:

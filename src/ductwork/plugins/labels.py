@@ -16,14 +16,18 @@ from ductwork.naming import mac_address
 from ductwork.plugins import label_policy, pipework_variables
 from ductwork.resources import IPAddress
 from ductwork.runtimes import LABEL_PREFIX, Tags
+from ductwork.services import ports
 from ductwork.site import values
-from ductwork.site.model import Site
+from ductwork.site.model import PublishedPort, Site
 from ductwork.site.values import Refused, closest, describe, listing
 
 _NETWORKS = f"{LABEL_PREFIX}networks"
 _MOST_LABELS = 64
 _LONGEST_VALUE = 1000
 _MOST_ADDRESSES = 16
+_MOST_PORTS = 64
+_MOST_NUMBERS = 65_535
+"""Of ports, whatever addresses they are on: there are as many in 127.0.0.0/8 as one likes."""
 
 Problem = tuple[str, Refused]
 """(where it is written, what is wrong)"""
@@ -105,6 +109,13 @@ def _gateway(value: str) -> bool | IPAddress:
     return values.container_gateway({"true": True, "false": False}.get(value, value))
 
 
+def _ports(value: str) -> tuple[PublishedPort, ...]:
+    words = value.split(",")
+    if len(words) > _MOST_PORTS:
+        raise Refused(f"{len(words)} ports", f"{_MOST_PORTS} are the most; a range counts as one")
+    return tuple(values.published(word.strip()) for word in words)
+
+
 def _mac(value: str) -> str:
     word = values.mac(value)
     return mac_address("seed", word.removeprefix("seed:")) if word.startswith("seed:") else word
@@ -115,6 +126,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "interface": ("interface", values.interface_name),
     "mac": ("mac", _mac),
     "gateway": ("gateway", _gateway),
+    "ports": ("ports", _ports),
 }
 
 
@@ -123,6 +135,8 @@ def _together(found: Iterable[AttachRequest]) -> Iterator[Problem]:
     interfaces: set[str] = set()
     ways: set[int] = set()
     addresses: set[tuple[str, IPAddress]] = set()
+    opened: list[PublishedPort] = []
+    numbers = 0
     for request in found:
         refused = partial(_refused, request)
         if request.interface in interfaces:
@@ -133,11 +147,18 @@ def _together(found: Iterable[AttachRequest]) -> Iterator[Problem]:
             if (request.network, address) in addresses:
                 yield refused(f"`{address}` is asked for twice", "write it once")
             addresses.add((request.network, address))
+        for port in request.ports:
+            if any(ports.meets(port, other) for other in opened):
+                yield refused(f"port `{port.listen}/{port.protocol}` is asked for twice", "write it once")
+            opened.append(port)
+            numbers += port.last - port.first + 1
         if request.gateway is None or isinstance(request.gateway, bool):
             continue
         if request.gateway.version in ways:
             yield refused("a second default gateway", "let one network have it, and give the other `gateway=false`")
         ways.add(request.gateway.version)
+    if numbers > _MOST_NUMBERS:
+        yield f"{LABEL_PREFIX}NETWORK.ports", Refused(f"{numbers} ports", f"{_MOST_NUMBERS} are the most")
 
 
 def _refused(request: AttachRequest, message: str, hint: str) -> Problem:

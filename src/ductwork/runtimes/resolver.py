@@ -54,6 +54,13 @@ class Resolver:
             if runtime in found and (name not in found[runtime] or _asks_for_nothing(found[runtime][name]))
         }
 
+    def stopped(self, references: Iterable[str]) -> set[str]:
+        """See `system.Resolve`."""
+        found, split = self._ask(references)
+        return {
+            reference for reference, (runtime, name) in split.items() if runtime in found and found[runtime].get(name) is None
+        }
+
     def _ask(
         self, references: Iterable[str]
     ) -> tuple[dict[str, Mapping[str, Sandbox | None]], dict[str, tuple[str | None, str]]]:

@@ -122,6 +122,20 @@ def clashing(ports: Iterable[PublishedPort], others: Iterable[Other]) -> Iterato
         about.append((port, other))
 
 
+def meets(one: PublishedPort, other: PublishedPort) -> bool:
+    """Whether a packet may be for both: one on an address would take what one on all is sent there."""
+    if one.protocol != other.protocol or one.last < other.first or other.last < one.first:
+        return False
+    return any(_covers(one, other, version) for version in (4, 6))
+
+
+def _covers(one: PublishedPort, other: PublishedPort, version: int) -> bool:
+    places = [port.address for port in (one, other)]
+    if any(address is not None and address.version != version for address in places):
+        return False
+    return places[0] == places[1] or any(address is None or address.is_unspecified for address in places)
+
+
 def _place(port: PublishedPort, version: int) -> tuple[str, tuple[str, ...]] | None:
     """(how its maps' names end, what its keys begin with) for a family."""
     if port.address is None or (port.address.version == version and port.address.is_unspecified):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ductwork.errors import Problem
+from ductwork.site.check_ports import ways
 from ductwork.site.draft import Draft, subnet_of, subnets
 from ductwork.site.values import describe, instead_of_network, listing
 
@@ -23,16 +24,29 @@ def permitted_networks(draft: Draft) -> Iterator[Problem]:
 
 def permitted_ranges(draft: Draft) -> Iterator[Problem]:
     """Each in one of the network's subnets."""
-    for name, spans in draft.labels.items():
+    for name, permission in draft.labels.items():
         network = draft.networks.get(name)
-        for index, span in enumerate(spans if network else ()):
+        for index, span in enumerate(permission.addresses if network else ()):
             assert network
+            path = draft.label_ranges_at[name]
             subnet = subnet_of(network, span.first)
             if subnet is None or span.last not in subnet:
                 places = listing(map(str, subnets(network)))
                 hint = f"choose a part of {places}" if places else "write `true`: the network has no addresses"
                 message = f"`labels`: {span.first}-{span.last} is not in one of the network's subnets"
-                yield Problem(("labels", name, index), message, hint)
+                yield Problem((*path, index), message, hint)
 
 
-LABEL_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (permitted_networks, permitted_ranges)
+def permitted_ports(draft: Draft) -> Iterator[Problem]:
+    """Of networks whose containers some host reaches."""
+    for name, permission in draft.labels.items():
+        network = draft.networks.get(name)
+        if network is None or not permission.ports:
+            continue
+        found = [ways(network, host, {subnet.version for subnet in subnets(network)}) for host in draft.hosts_of[name]]
+        if found and not any(versions for versions, _, _ in found):
+            _, why, hint = found[0]
+            yield Problem((*draft.label_paths[name], "ports"), f"`labels`: network `{name}` {why}", hint)
+
+
+LABEL_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (permitted_networks, permitted_ranges, permitted_ports)

@@ -11,6 +11,7 @@ from ductwork.errors import Problem
 from ductwork.resources import IPAddress
 from ductwork.site.document import shorten
 from ductwork.site.draft import Draft, Opening, Plug, all_legs, gateways, is_external, subnets
+from ductwork.site.schema import NetworkModel
 from ductwork.site.values import LOOPBACK6, Refused, closest, describe, listing, refuse_unrelayed
 
 _ANY: tuple[IPAddress, ...] = (IPv4Address(0), IPv6Address(0))
@@ -119,31 +120,32 @@ def _places(address: IPAddress | None) -> tuple[IPAddress, ...]:
 
 def target_reached(draft: Draft) -> Iterator[Problem]:
     """The host has a way to the container, in a family that the port is meant for."""
-    ways: dict[int, tuple[set[int], str, str]] = {}
+    found: dict[int, tuple[set[int], str, str]] = {}
     for port in draft.ports:
         if port.plug is None or port.plug.network is None:
             continue
-        if port.plug.index not in ways:
-            ways[port.plug.index] = _ways(port.plug)
-        versions, why, hint = ways[port.plug.index]
+        if port.plug.index not in found:
+            has = _has(port.plug, port.plug.network)
+            found[port.plug.index] = ways(port.plug.network, port.plug.model.host, has)
+        versions, why, hint = found[port.plug.index]
         if not versions:
             yield Problem((*port.path, "to"), f"network `{port.plug.model.network}` {why}", hint)
         address = port.model.listen.address
         if versions and address is not None and address != LOOPBACK6 and address.version not in versions:
-            has = " and ".join(f"IPv{version}" for version in sorted(versions))
-            message = f"`{address}` is IPv{address.version}, and the host reaches the container by {has} alone"
+            its = " and ".join(f"IPv{version}" for version in sorted(versions))
+            message = f"`{address}` is IPv{address.version}, and the host reaches the container by {its} alone"
             yield Problem((*port.path, "listen"), message, f"write an IPv{min(versions)} address, or the port alone")
 
 
-def _ways(plug: Plug) -> tuple[set[int], str, str]:
-    """The families in which the host reaches a container; where there is none, why, and what to do."""
-    network, host = plug.network, plug.model.host
-    assert network is not None
-    has: set[int] = {written.address.version for written in plug.model.address} or {
-        subnet.version for subnet in subnets(network)
-    }
-    if network.ipv6 == "slaac" and not plug.model.address:
-        has -= {6}
+def _has(plug: Plug, network: NetworkModel) -> set[int]:
+    """The families of a container's addresses."""
+    if plug.model.address:
+        return {written.address.version for written in plug.model.address}
+    return {subnet.version for subnet in subnets(network) if network.ipv6 == "static" or subnet.version == 4}
+
+
+def ways(network: NetworkModel, host: str, has: set[int]) -> tuple[set[int], str, str]:
+    """The families in which the host reaches a container that `has` these; where there is none, why, and what to do."""
     if hasattr(network, "device"):
         return set(), "lends its NIC: the host has no way to the container", "publish it on another network of the container's"
     if network.internal:

@@ -15,7 +15,7 @@ from typing import Any
 from ductwork import naming
 from ductwork.drivers import on_host
 from ductwork.resources import IPAddress, IPNetwork
-from ductwork.site.model import AddressRange
+from ductwork.site.model import Permission
 from ductwork.site.schema import AttachmentModel, HostModel, NetworkModel, PortModel, RouterModel
 from ductwork.site.values import special_address
 
@@ -61,10 +61,12 @@ class Draft:
     hosts: dict[str, HostModel] = field(default_factory=dict)
     networks: dict[str, NetworkModel] = field(default_factory=dict)
     plugs: list[Plug] = field(default_factory=list)
-    labels: dict[str, tuple[AddressRange, ...]] = field(default_factory=dict)
+    labels: dict[str, Permission] = field(default_factory=dict)
     """As `Site.labels`."""
     label_paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
     """Where each of them is written."""
+    label_ranges_at: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    """The same of its ranges of addresses."""
     routers: dict[int, RouterModel] = field(default_factory=dict)
     ports: list[Opening] = field(default_factory=list)
     plugs_of: dict[str, list[Plug]] = field(default_factory=dict)

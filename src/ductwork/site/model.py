@@ -172,16 +172,41 @@ class PublishedPort:
 
 
 @dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports of a host's from `first` to `last`, both included, of one protocol."""
+
+    protocol: Literal["tcp", "udp", "sctp"]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What containers may ask for by labels in a network. `addresses`: the ranges that theirs are to be in, none for all of the
+    network. `ports`: the host's ports that may lead to them."""
+
+    addresses: tuple[AddressRange, ...] = ()
+    ports: tuple[PortRange, ...] = ()
+
+    def permits(self, protocol: str, first: int, last: int) -> bool:
+        """Whether all of these ports are in the ranges, be it in several that adjoin."""
+        for span in sorted((span.first, span.last) for span in self.ports if span.protocol == protocol):
+            if span[0] <= first <= span[1]:
+                first = span[1] + 1
+        return first > last
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A whole file. `hosts` is empty where the file speaks of this machine alone. `labels`: the networks that containers may
-    ask for by labels → the ranges that they may ask addresses in, none for all of the network."""
+    ask for by labels."""
 
     name: str
     hosts: Mapping[str, Host] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
-    labels: Mapping[str, tuple[AddressRange, ...]] = field(default_factory=dict)
+    labels: Mapping[str, Permission] = field(default_factory=dict)
     routers: tuple[Router, ...] = ()
 
     def on(self, host: str) -> tuple[Attachment, ...]:

@@ -144,6 +144,13 @@ Vlans = Annotated[
     _checked(values.vlan_ids),
     WithJsonSchema({"type": ["integer", "string", "array"], "items": {"type": ["integer", "string"]}}),
 ]
+_RANGES: list[dict[str, Any]] = [
+    {"enum": [True, None]},
+    {"type": "string", "pattern": "[-/]"},
+    {"type": "array", "items": {"type": "string", "pattern": "[-/]"}, "minItems": 1},
+]
+_PERMITTED_PORT: dict[str, Any] = {"type": ["integer", "string"], "pattern": values.PORT_RANGE}
+_PERMITTED_PORTS = {"anyOf": [_PERMITTED_PORT, {"type": "array", "items": _PERMITTED_PORT, "minItems": 1}]}
 LabelPolicy = Annotated[
     Any,
     WithJsonSchema(
@@ -156,9 +163,16 @@ LabelPolicy = Annotated[
                     "propertyNames": {"pattern": values.NETWORK_NAME},
                     "additionalProperties": {
                         "anyOf": [
-                            {"enum": [True, None]},
-                            {"type": "string", "pattern": "[-/]"},
-                            {"type": "array", "items": {"type": "string", "pattern": "[-/]"}, "minItems": 1},
+                            *_RANGES,
+                            {
+                                "type": "object",
+                                "properties": {
+                                    "addresses": {"anyOf": _RANGES, "description": "where theirs are to be"},
+                                    "ports": {**_PERMITTED_PORTS, "description": "of the host, that may lead to them"},
+                                },
+                                "additionalProperties": False,
+                                "minProperties": 1,
+                            },
                         ]
                     },
                 },
@@ -351,7 +365,8 @@ class SiteModel(Model):
     networks: dict[NetworkName, Any] = Field(default={}, description="what containers are plugged into")
     attachments: list[AttachmentModel] = Field(default=[], description="who is plugged in where")
     labels: LabelPolicy = Field(
-        default="deny", description="what containers may ask for by labels: networks, or networks with ranges of addresses"
+        default="deny",
+        description="what containers may ask for by labels: networks, or networks with addresses and ports",
     )
     routers: list[RouterModel] = Field(default=[], description="hosts that route between networks")
     ports: list[PortModel] = Field(default=[], description="ports of hosts that lead to containers")

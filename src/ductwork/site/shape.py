@@ -159,23 +159,24 @@ def _items(
 
 
 def _read_labels(value: object, draft: Draft, problems: list[Problem]) -> None:
-    """`deny`, a list of networks, or networks with the ranges that labels may ask addresses in."""
+    """`deny`, a list of networks, or networks with what labels may ask for in them."""
     entries: list[tuple[Path, object, object]] = []
     if isinstance(value, list):
         entries = [(("labels", index), name, True) for index, name in enumerate(value)]
     elif isinstance(value, dict):
-        entries = [(("labels", name), name, ranges) for name, ranges in value.items()]
+        entries = [(("labels", name), name, permitted) for name, permitted in value.items()]
     elif value not in (None, "deny"):
         hint = "write `deny`, a list of networks, or `{NETWORK: [FIRST-LAST]}`"
         problems.append(Problem(("labels",), f"`labels` cannot be {describe(value)}", hint))
-    for path, name, ranges in entries:
+    for path, name, permitted in entries:
         if not isinstance(name, str):
             hint = "write the network's name; with ranges of addresses, `labels: {NETWORK: [FIRST-LAST]}`"
             problems.append(Problem(path, f"`labels`: {describe(name)} is no network's name", hint))
             continue
         try:
-            draft.labels[name] = values.label_ranges(ranges)
+            draft.labels[name] = values.permission(permitted)
             draft.label_paths[name] = path
+            draft.label_ranges_at[name] = (*path, "addresses") if isinstance(permitted, dict) else path
         except values.Refused as error:
             problems.append(Problem(path, f"`labels`: {error.message}", error.hint))
 

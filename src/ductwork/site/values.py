@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from ductwork.naming import IFNAMSIZ
 from ductwork.resources import IPAddress, IPInterface, IPNetwork
 from ductwork.site.document import shorten
-from ductwork.site.model import AddressRange, Nat, Rate
+from ductwork.site.model import AddressRange, Nat, Permission, PortRange, PublishedPort, Rate
 
 RUNTIMES = ("docker", "podman", "netns", "pid")
 MIN_MTU, MAX_MTU = 68, 65535
@@ -34,6 +34,8 @@ HOST_NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$"
 NETWORK_NAME = r"^[a-z0-9-]{1,63}$"
 INTERFACE_NAME = rf"^[^\s/:]{{1,{IFNAMSIZ}}}$"
 CONTAINER_NAME = r"^((docker|podman|netns|pid):)?[^\s/]+$"
+PORT_RANGE = r"^[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?$"
+_PORT_FORMS = "write `8088`, `8000-8999` or `5353/udp`"
 MAC = r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$"
 
 
@@ -189,13 +191,38 @@ def address_range(value: object) -> AddressRange:
     return AddressRange(low, high)
 
 
-def label_ranges(value: object) -> tuple[AddressRange, ...]:
-    """What labels may ask addresses in: `true` or nothing for all of a network, a range, or a list of them."""
+def permission(value: object) -> Permission:
+    """What labels may ask for in a network: `true` or nothing for all of its addresses, a range, a list of them, or
+    `{addresses: …, ports: …}`."""
+    if not isinstance(value, dict):
+        return Permission(_label_ranges(value))
+    unknown = [key for key in value if key not in ("addresses", "ports")]
+    if unknown or not value:
+        word = str(next(iter(unknown), ""))
+        message = f"unknown key {describe(unknown[0])}" if unknown else "nothing is written in it"
+        raise Refused(message, closest(word, ["addresses", "ports"]) + "write `{addresses: FIRST-LAST, ports: [FIRST-LAST]}`")
+    return Permission(_label_ranges(value.get("addresses")), _label_ports(value["ports"]) if "ports" in value else ())
+
+
+def _label_ranges(value: object) -> tuple[AddressRange, ...]:
     if value is None or value is True:
         return ()
     if value is False or value == []:
         raise Refused(f"{describe(value)} permits nothing", "delete the network from `labels`, or write `true`")
     return tuple(address_range(item) for item in (value if isinstance(value, list) else [value]))
+
+
+def _label_ports(value: object) -> tuple[PortRange, ...]:
+    found = []
+    for item in value if isinstance(value, list) else [value]:
+        word = str(item) if isinstance(item, int) and not isinstance(item, bool) else item
+        if not isinstance(word, str):
+            raise Refused(f"{describe(item)} is no port that labels may have", _PORT_FORMS)
+        numbers, its_protocol = with_protocol(word)
+        found.append(PortRange(its_protocol, *port_range(numbers, _PORT_FORMS)))
+    if not found:
+        raise Refused("an empty list of `ports` permits nothing", f"delete the key, or {_PORT_FORMS}")
+    return tuple(found)
 
 
 def mac(value: object) -> str:
@@ -359,6 +386,29 @@ def port_target(value: object) -> PortTarget:
     if not colon or not re.fullmatch(r"[0-9]+(-[0-9]+)?", ports):
         raise Refused(f"{describe(word)} has no port", forms)
     return PortTarget(container(name), *port_range(ports, forms))
+
+
+def published(word: str) -> PublishedPort:
+    """`[ADDRESS:]PORT[:TO][/PROTOCOL]`, as Docker users know it: nobody's yet. Without TO, the container's port is the same."""
+    forms = "write `8088:80`, `127.0.0.1:5353:53/udp`, `[::1]:80` or `9000-9009:9000-9009`"
+    where, its_protocol = with_protocol(word)
+    head, colon, last = where.rpartition(":")
+    if not colon or head.endswith("]") or re.fullmatch(r"[^:-]*\.[^:-]*", head):
+        its = listen(where)
+        to, to_last = its.first, its.last
+    else:
+        its, (to, to_last) = listen(head), port_range(last, forms)
+    if to != to_last and to_last - to != its.last - its.first:
+        message = f"{its.last - its.first + 1} ports lead to {to_last - to + 1}"
+        raise Refused(f"{describe(word)}: {message}", "write ranges of one length, or one port for all of it")
+    refuse_unrelayed(its, its_protocol)
+    return PublishedPort("", "", "", "", its_protocol, its.first, its.last, to, to == to_last, its.address)
+
+
+def with_protocol(word: str) -> tuple[str, Literal["tcp", "udp", "sctp"]]:
+    """`53/udp` says its protocol, as for Docker; by default it is tcp."""
+    head, slash, name = word.rpartition("/")
+    return (head, protocol(name)) if slash else (word, "tcp")
 
 
 def protocol(value: object) -> Literal["tcp", "udp", "sctp"]:
