@@ -188,7 +188,7 @@ class Publisher:
         network, host = found.owner.network, found.known.host
         port = PublishedPort(*found.id, network, host, request.protocol, first, last, to, to == to_last, address, PUBLISH)
         self._refuse_unreached(port, found)
-        for site, other in self.all():
+        for site, other in self.others(near=port):
             if other != port and ports.clash(port, other):
                 _refuse_taken(site, other)
         self.refuse_held_at_loopback([port])
@@ -240,13 +240,13 @@ class Publisher:
 
     def all(self) -> Iterator[tuple[str, PublishedPort]]:
         """(site, port) of everything that files, people and labels publish here, whether or not its container runs."""
-        return self.others("")
+        return self.others()
 
-    def others(self, than: str) -> Iterator[tuple[str, PublishedPort]]:
-        """Of everything but a site's file and what it permits labels."""
+    def others(self, than: str = "", near: PublishedPort | None = None) -> Iterator[tuple[str, PublishedPort]]:
+        """Of everything but a site's file and what it permits labels; `near`: of files, what has to do with its numbers."""
         for site, value in self._store.remembered(_BY_FILE).items():
-            its: Any = value["ports"]
-            yield from ((site, serial.decode(port)) for port in its if site != than)
+            its: Any = value["ports"] if site != than else ()
+            yield from ((site, serial.decode(port)) for port in its if near is None or _is_near(port, near))
         for value in self._store.remembered(PUBLICATIONS).values():
             yield str(value["site"]), serial.decode(value["port"])
         yield from (other for other in self._by_labels.opened() if other[0] != than)
@@ -467,6 +467,11 @@ def _refuse_taken(site: str, other: PublishedPort) -> NoReturn:
         "nothing was touched",
         f"{first} first, or choose another port",
     )
+
+
+def _is_near(stored: Mapping[str, Any], port: PublishedPort) -> bool:
+    """Of one as it is stored: to decode thousands takes longer than all else."""
+    return bool(stored["protocol"] == port.protocol and stored["first"] <= port.last and port.first <= stored["last"])
 
 
 def _key(port: PublishedPort) -> str:

@@ -255,8 +255,9 @@ def _value(layout: tuple[_Part, ...], data: bytes) -> str:
     return " . ".join(_written(layout, attributes(data)[_VALUE]))
 
 
+@lru_cache(256)
 def _packets(expression: bytes) -> int:
-    """Of the map's counter (NFTA_COUNTER_PACKETS)."""
+    """Of the map's counter (NFTA_COUNTER_PACKETS). Most have counted nothing."""
     counter = attributes(attributes(expression).get(_EXPR_DATA, b""))
     return int.from_bytes(counter.get(_COUNTER_PACKETS, b""), "big")
 
