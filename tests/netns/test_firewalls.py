@@ -104,16 +104,17 @@ class Scene(Stage):
         return [line for line in plain if line not in nothing]
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def scene(netns: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    if not shutil.which(f"iptables-{request.param}"):
-        pytest.skip(f"no iptables-{request.param}")
-    return Scene(netns, tmp_path, request.param)
-
-
 @pytest.fixture
-def modern(netns: Callable[[str], str], tmp_path: Path) -> Scene:
-    return Scene(netns, tmp_path, "nft")
+def scene(netns: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    """By iptables-nft, or what a test has as parameter."""
+    variant = getattr(request, "param", "nft")
+    if not shutil.which(f"iptables-{variant}"):
+        pytest.skip(f"no iptables-{variant}")
+    return Scene(netns, tmp_path, variant)
+
+
+either_iptables = pytest.mark.parametrize("scene", ["nft", "legacy"], indirect=True)
+legacy_iptables = pytest.mark.parametrize("scene", ["legacy"], indirect=True)
 
 
 def docker28(scene: Scene) -> None:
@@ -129,6 +130,7 @@ def docker28(scene: Scene) -> None:
     scene.iptables("-t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", family="iptables")
 
 
+@either_iptables
 @pytest.mark.parametrize("first", ["docker", "ductwork"])
 def test_docker_28(scene: Scene, first: str) -> None:
     if first == "docker":
@@ -146,6 +148,7 @@ def test_docker_28(scene: Scene, first: str) -> None:
         same(before, scene.filters())
 
 
+@either_iptables
 def test_a_policy_without_docker(scene: Scene) -> None:
     """ADR 11: the rule stands at the end of FORWARD, so that whatever an administrator says there goes before."""
     scene.iptables(
@@ -161,6 +164,7 @@ def test_a_policy_without_docker(scene: Scene) -> None:
     same(before, scene.filters())
 
 
+@legacy_iptables
 def test_a_policy_that_comes_later(scene: Scene) -> None:
     before = scene.filters()
     scene.apply()
@@ -210,11 +214,11 @@ ADMINISTRATORS = {
 }
 
 
-@pytest.mark.parametrize("what", ADMINISTRATORS)
+@pytest.mark.parametrize(
+    ("scene", "what"), [*(("nft", what) for what in ADMINISTRATORS), ("legacy", "the end of FORWARD")], indirect=["scene"]
+)
 def test_an_administrators_own_drop(scene: Scene, what: str) -> None:
     """It is named, and so is what would let our packets pass; which is true, too."""
-    if scene.variant == "legacy" and "iptables" not in ADMINISTRATORS[what][0]:
-        pytest.skip("the same with either iptables")
     for command in ADMINISTRATORS[what]:
         program, *words = command.split()
         sh(scene.one.host, str(scene.programs / program) if program != "nft" else program, *words)
@@ -237,10 +241,10 @@ def test_an_administrators_own_drop(scene: Scene, what: str) -> None:
         'inet guard ways iifname "eth7" drop',
     ],
 )
-def test_what_is_not_about_us_is_not_told(modern: Scene, rule: str) -> None:
-    sh(modern.one.host, "nft", "add table inet guard; add chain inet guard ways { type filter hook forward priority 5; }")
-    sh(modern.one.host, "nft", f"add rule {rule}")
-    assert modern.apply() == []
+def test_what_is_not_about_us_is_not_told(scene: Scene, rule: str) -> None:
+    sh(scene.one.host, "nft", "add table inet guard; add chain inet guard ways { type filter hook forward priority 5; }")
+    sh(scene.one.host, "nft", f"add rule {rule}")
+    assert scene.apply() == []
 
 
 def test_the_whole_ruleset_flushed(scene: Scene) -> None:
@@ -257,12 +261,12 @@ def test_the_whole_ruleset_flushed(scene: Scene) -> None:
     assert not [line for line in scene.filters() if "ductwork" in line]
 
 
-def test_the_agent_after_a_flush(modern: Scene) -> None:
-    modern.apply()
-    with AgentProcess(modern.one, modern.one.write(SITE), "--host", "one"):
-        sh(modern.one.host, "nft", "flush", "ruleset")
-        modern.iptables("-P FORWARD DROP")
-        assert until(lambda: "ductwork" in sh(modern.one.host, "iptables", "-S") and not modern.lost())
+def test_the_agent_after_a_flush(scene: Scene) -> None:
+    scene.apply()
+    with AgentProcess(scene.one, scene.one.write(SITE), "--host", "one"):
+        sh(scene.one.host, "nft", "flush", "ruleset")
+        scene.iptables("-P FORWARD DROP")
+        assert until(lambda: "ductwork" in sh(scene.one.host, "iptables", "-S") and not scene.lost())
 
 
 @pytest.fixture
@@ -289,6 +293,7 @@ def serves(scene: Scene, docker: DockerHost) -> bool:
 
 
 @pytest.mark.docker
+@either_iptables
 @pytest.mark.parametrize("first", ["docker", "ductwork"])
 def test_docker_itself(scene: Scene, docker: DockerHost, first: str) -> None:
     """Started before or after, and again in between: everybody's packets pass."""
