@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Literal, cast
 
 from ductwork.resources import IPAddress
@@ -40,6 +41,8 @@ class Relay:
         self._loop = asyncio.new_event_loop()
         self._open: dict[Place, tuple[Target, asyncio.Server | asyncio.DatagramTransport]] = {}
         self._refused: set[Place] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        """The loop itself forgets those that it reads nothing from for now, and Python would collect them."""
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
 
@@ -71,7 +74,7 @@ class Relay:
         protocol, port = place
         try:
             if protocol == "tcp":
-                opened = await asyncio.start_server(_Stream(target).passed_on, sock=_bound(socket.SOCK_STREAM, port))
+                opened = await asyncio.start_server(partial(self._passed_on, target), sock=_bound(socket.SOCK_STREAM, port))
                 self._open[place] = (target, opened)
             elif protocol == "udp":
                 bound = _bound(socket.SOCK_DGRAM, port)
@@ -83,6 +86,23 @@ class Relay:
             self._refused.add(place)
         else:
             self._refused.discard(place)
+
+    async def _passed_on(self, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = cast("asyncio.Task[None]", asyncio.current_task())
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+        try:
+            there, back = await asyncio.open_connection(str(target[0]), target[1])
+        except OSError:
+            _reset(writer)
+            return
+        try:
+            await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        except asyncio.CancelledError:  # the agent ends; asyncio complains of a connection whose task was cancelled
+            for each in (back, writer):
+                _reset(each)
+        for each in (back, writer):
+            each.close()
 
 
 def _make_room() -> None:
@@ -103,25 +123,6 @@ def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
         opened.close()
         raise
     return opened
-
-
-class _Stream:
-    def __init__(self, target: Target) -> None:
-        self._target = target
-
-    async def passed_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there, back = await asyncio.open_connection(str(self._target[0]), self._target[1])
-        except OSError:
-            _reset(writer)
-            return
-        try:
-            await asyncio.gather(_copy(reader, back), _copy(there, writer))
-        except asyncio.CancelledError:  # the agent ends; asyncio complains of a connection whose task was cancelled
-            for each in (back, writer):
-                _reset(each)
-        for each in (back, writer):
-            each.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
