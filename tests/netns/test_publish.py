@@ -429,6 +429,7 @@ def test_datagrams_from_before(world: World) -> None:
         assert "src=10.1.1.2 " not in sh(world.host, "cat", "/proc/net/nf_conntrack")
         world.settle(SITE)
         assert client.ask() == REFUSED
+        assert sh(world.host, "cat", "/proc/sys/net/ipv4/conf/dw-lan/route_localnet").strip() == "0"
 
 
 def test_a_connection_ends_with_its_port(world: World) -> None:

@@ -286,6 +286,13 @@ def test_what_comes_by_no_leg_is_not_the_routers_to_refuse(world: World) -> None
     assert reached(world.names["out"], WEB) == [True] * 2
 
 
+def test_what_is_no_second_way(world: World) -> None:
+    """A single address elsewhere, and a leg of our own that goes to another device."""
+    sh(world.host, "ip", "address", "add", "10.1.1.77/32", "dev", "lo")
+    world.settle(SITE)
+    world.settle(SITE.replace("red", "rot"))
+
+
 # A LAN or several, and VXLAN.
 
 HOSTS = """

@@ -272,7 +272,8 @@ VLAN, PARENT = "driver: bridge, uplink: eth0, vlan: 7", "driver: macvlan, parent
 def test_what_a_network_with_ports_needs(network: str, router: str, device: str, by: list[str], closed: bool) -> None:
     """A frame of a VLAN may be seen as coming by the bridge too; what forwards for ports alone is closed to all else."""
     site = load_text(LAN_SITE.format(network=network, router=router), "office.yaml")
-    found = list(ports.network_resources(site.networks["lan"], "dw-lan", View(site, "h", "h", facts())))
+    plugged_into = "eth0" if network.startswith(PARENT) else "dw-lan"
+    found = list(ports.network_resources(site.networks["lan"], plugged_into, View(site, "h", "h", facts())))
     sets = elements(found)
     assert sets["served"] == [f'"{device}"'] and sets["no_loopback"] == [f'"{name}"' for name in by]
     assert sets.get("closed", []) == ([f'"{device}"'] if closed else [])

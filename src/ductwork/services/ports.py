@@ -195,7 +195,7 @@ def network_resources(network: Network, plugged_into: str, view: View) -> Iterat
     # With br_netfilter, what comes by a VLAN's device is seen as coming by the bridge below it.
     for name in dict.fromkeys((device,) if on_parent else (device, plugged_into)) if 4 in versions else ():
         yield _element("no_loopback", (name,), owner)
-    own_way = on_parent or (network.external and device != plugged_into)
+    own_way = network.external and device != plugged_into
     if own_way and not network.legs.get(view.host):  # a router's leg forwards for more
         yield _element("closed", (device,), owner)
     for subnet in network.subnets:
