@@ -278,3 +278,9 @@ def test_what_a_network_with_ports_needs(network: str, router: str, device: str,
     assert sets["served"] == [f'"{device}"'] and sets["no_loopback"] == [f'"{name}"' for name in by]
     assert sets.get("closed", []) == ([f'"{device}"'] if closed else [])
     assert [r.key.ident for r in found if isinstance(r, NftTable)] == [("inet", "ductwork")], "where nothing else needs it, too"
+
+
+def test_a_lans_gateway_does_not_bring_replies_back() -> None:
+    """Its neighbours answer each other, whoever routes."""
+    held = replace(DUAL, legs={"h": DUAL.gateways})
+    assert ports.holds_gateway(held, 4, "h") and not ports.holds_gateway(replace(held, external=True), 4, "h")
