@@ -212,7 +212,6 @@ class Publisher:
 
     def unpublish(self, listen: Listen, protocol: Protocol) -> Report:
         """Errors: `UsageError` where nothing is published there by hand."""
-
         asked = PublishedPort("", "", "", "", protocol, listen.first, listen.last, 0, False, listen.address)
         value: Any = self._store.remembered(PUBLICATIONS).get(_key(asked)) or self._marked(asked)
         for site, port in self._by_labels.opened() if value is None else ():
@@ -325,7 +324,7 @@ class Publisher:
         ]
         served: Any = self._store.remembered(SERVED).get(network, {"of": ()})
         left = {(container, interface) for container, interface in served["of"]} | {other.id for other in others}
-        left |= {port.id for _, port in self._by_labels.opened()}
+        left |= {other.id for whose, other in self._by_labels.opened() if (whose, other.network) == (site, port.network)}
         known = self._known(network)
         closed = list(ports.elements(port, _ANY, site))
         for found in self._attachments(port.container) if port.id not in left else ():

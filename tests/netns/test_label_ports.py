@@ -449,6 +449,17 @@ def test_a_network_that_is_ready_for_labels(place: Place) -> None:
     assert "served" not in elements(place) and "beside4" not in elements(place)
 
 
+def test_a_network_that_is_not(place: Place) -> None:
+    """What it needs for its ports goes with the last one, whatever labels have opened of another network."""
+    text = "labels: {lan: {ports: 8000-8999}}\n" + NETWORKS
+    place.run("web", lan="8088:80")
+    place.settle(text)
+    before = snapshot(place.host)
+    place.publish("9000", f"netns:{place.world.names['dns']}:80")
+    place.unpublish("9000")
+    same(before, snapshot(place.host))
+
+
 def elements(place: Place) -> list[str]:
     """The sets and maps that have any."""
     told: list[dict[str, Any]] = json.loads(sh(place.host, "nft", "-j", "list", "table", "inet", "ductwork"))["nftables"]
