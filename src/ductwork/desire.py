@@ -142,7 +142,7 @@ def desired_on_host(sight: View) -> dict[Key, Resource]:
         if sight.host in sight.site.hosts_of(name):
             _add(found, DRIVERS[network.driver].host_resources(network, sight))
     legs = [sight.site.networks[name] for router in routers.here(sight) for name in router.legs]
-    devices = {each.name: routers.leg_device(each, DRIVERS[each.driver].ifname(each, sight.host)) for each in legs}
+    devices = {each.name: ports.device_of(each, plugged_into(each, sight.host)) for each in legs}
     if devices:
         _add(found, routers.resources(devices, sight))
     _add(found, _behind_ports(sight, found))

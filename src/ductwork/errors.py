@@ -15,7 +15,8 @@
     ├── NothingToUndoError            undo without a recorded change
     ├── AgentError                    no agent, or none that answers as one
     ├── AwaitingError                 another change awaits confirmation (try again)
-    └── NothingToConfirmError         confirm without a change that awaits it
+    ├── NothingToConfirmError         confirm without a change that awaits it
+    └── RefusedError                  who asks the agent may not (`agent/admission.py`)
 
 Invariant: an error has a stable `code`, says what was wanted and found, and carries the next step as `hint`.
 """

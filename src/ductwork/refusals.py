@@ -53,12 +53,12 @@ def refuse_conflicts(found: Plan) -> None:
             f"if this is site {sites[0]} under another name, write `name: {sites[0]}` in the file; else `ductwork destroy` "
             "that one first, or choose other names, addresses and interfaces (`interface:`)"
         )
-    lines = [in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
+    lines = [in_the_way(conflict.found) for conflict in found.conflicts]
     more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
     raise ConflictError("; ".join(lines[:_NAMED]) + more + ": nothing was touched", hint)
 
 
-def in_the_way(wanted: Resource, found: Resource) -> str:
+def in_the_way(found: Resource) -> str:
     if isinstance(found, NftElement) and is_port(found):
         return port_in_the_way(found)
     owner = found.owner
@@ -69,7 +69,7 @@ def in_the_way(wanted: Resource, found: Resource) -> str:
 
 def unsettled(found: Plan) -> list[str]:
     if found.conflicts:
-        return [in_the_way(conflict.wanted, conflict.found) for conflict in found.conflicts]
+        return [in_the_way(conflict.found) for conflict in found.conflicts]
     return [f"{operation.target.key}: it does not stay as it was made" for operation in found.operations]
 
 

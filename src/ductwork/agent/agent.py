@@ -75,6 +75,7 @@ class Agent:
         self._wake = wake
         self._patience = Patience(resync_seconds)
         self._notifier = Notifier()
+        self._makers: Sources = {}
         self._open: dict[str, Source] = {}
         self._silent: dict[str, float] = {}
         """Those that are not there → when to try again; 0 for the first time."""

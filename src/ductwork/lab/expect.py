@@ -327,10 +327,10 @@ class _Rules:
         if target.network and target.address in network.legs.get(target.endpoint.host or "", ()):
             return Verdict(True, "containers reach the leg that a router has in their network")
         if target.network is None or target.address not in access_addresses(network).values():
-            return self._to_host_on_lan(source, network, target, same_host=same_host)
+            return self._to_host_on_lan(network, target, same_host=same_host)
         return Verdict(True, "host_access: the host and its containers reach each other") if same_host else None
 
-    def _to_host_on_lan(self, source: Endpoint, network: Network, target: _Target, *, same_host: bool) -> Verdict | None:
+    def _to_host_on_lan(self, network: Network, target: _Target, *, same_host: bool) -> Verdict | None:
         host = target.endpoint.host
         assert host is not None, "what is outside is in nobody's subnet"
         if not self._is_in(host, network, target.address):

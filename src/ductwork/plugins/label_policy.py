@@ -144,7 +144,7 @@ def _ports(span: PortRange) -> str:
     return numbers if span.protocol == "tcp" else f"{numbers}/{span.protocol}"
 
 
-def plugged_into(network: Network, host: str, ifname: str) -> set[str]:
+def names_on_host(network: Network, host: str, ifname: str) -> set[str]:
     """What the host calls that which containers of a network are plugged into, and the NIC behind it."""
     named = (on_host(getattr(network.options, key, {}), host) for key in ("uplink", "parent"))
     return {network.name, ifname, *filter(None, named)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ductwork.drivers.registry import DRIVERS
 from ductwork.engine import AttachRequest
-from ductwork.plugins.label_policy import plugged_into
+from ductwork.plugins.label_policy import names_on_host
 from ductwork.resources import IPAddress
 from ductwork.runtimes import COMPOSE_PREFIX, Tags
 from ductwork.site import values
@@ -106,7 +106,7 @@ def _request(container: str, tags: Tags, line: _Line, site: Site, host: str) -> 
 def _network(line: _Line, site: Site, host: str) -> Network:
     """The permitted network behind what the host calls so, in that VLAN."""
     here = [site.networks[name] for name in site.labels if name in site.networks and host in site.hosts_of(name)]
-    names = {network.name: plugged_into(network, host, DRIVERS[network.driver].ifname(network, host)) for network in here}
+    names = {network.name: names_on_host(network, host, DRIVERS[network.driver].ifname(network, host)) for network in here}
     found = [network for network in here if line.host_interface in names[network.name]]
     if not found:
         known = listing(sorted({each for its in names.values() for each in its})) or "nothing"

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 
 from ductwork.drivers import View
 from ductwork.errors import ConflictError
-from ductwork.naming import bridge_ifname
 from ductwork.resources import IptablesRule, NftElement, Owner, Resource
 from ductwork.services import nat
 from ductwork.services.ruleset import TABLE, bridge_table, inet_table
@@ -20,14 +19,6 @@ from ductwork.site.model import Network, Router
 
 def here(view: View) -> list[Router]:
     return [router for router in view.site.routers if router.host == view.host]
-
-
-def leg_device(network: Network, ifname: str) -> str:
-    """What a leg's address is on. `ifname`: what attachments of the network are plugged into."""
-    if hasattr(network.options, "parent"):
-        return bridge_ifname(network.name)
-    vlan = getattr(network.options, "vlan", None)
-    return f"{ifname}.{vlan}" if vlan else ifname
 
 
 def resources(devices: Mapping[str, str], view: View) -> Iterator[Resource]:

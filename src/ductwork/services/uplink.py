@@ -75,13 +75,13 @@ def uplink_nic(nic: str, bridge: str, network: str, view: View) -> Link:
         raise DuctworkError(message, "`ip link` shows the NICs; correct `uplink`")
     if nic in view.facts.taken:
         return link
-    _refuse_kind(link, bridge, network)
+    _refuse_kind(link, network)
     refuse_what_is_on_it(link, network, view)
     refuse_management(link, view.facts.nics.get(nic, NicFacts()), bridge, network)
     return link
 
 
-def _refuse_kind(link: Link, bridge: str, network: str) -> None:
+def _refuse_kind(link: Link, network: str) -> None:
     if link.name == "lo" or link.kind == "bridge" or link.owner:
         what = "the loopback" if link.name == "lo" else "a bridge" if link.kind == "bridge" else "ductwork's own"
         raise DuctworkError(f"network {network}: {link.name} is {what}, which cannot be an uplink", "name a NIC in `uplink`")

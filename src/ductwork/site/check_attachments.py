@@ -11,27 +11,17 @@ from ductwork.drivers.inside import LAYER_3
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress, IPNetwork
 from ductwork.site import values
-from ductwork.site.check_networks import at, underlay_of
-from ductwork.site.document import shorten
+from ductwork.site.check_networks import at, host_problem, underlay_of
 from ductwork.site.draft import Draft, Plug, all_legs, gateways, is_external, per_host, subnet_of, subnets
 from ductwork.site.model import AddressRange
 from ductwork.site.schema import NetworkModel
-from ductwork.site.values import closest, describe, instead_of_network, listing, special_address
+from ductwork.site.values import describe, instead_of_network, listing, special_address
 
 
 def known_host(draft: Draft) -> Iterator[Problem]:
-    hosts = listing(sorted(draft.host_names))
     for plug in draft.plugs:
-        host = plug.model.host
-        if not draft.host_names:
-            if host:
-                hint = f"delete it, or add `hosts:` with `{shorten(host)}: {{address: …}}`"
-                yield Problem((*plug.path, "host"), f"host {describe(host)}, but the file has no `hosts`", hint, on_key=True)
-        elif not host:
-            yield Problem(plug.path, "`host` is missing", f"add `host:`, one of {hosts}")
-        elif host not in draft.host_names:
-            hint = f"{closest(host, draft.host_names)}hosts: {hosts}"
-            yield Problem((*plug.path, "host"), f"unknown host {describe(host)}", hint)
+        if problem := host_problem(draft, plug.path, plug.model.host):
+            yield problem
 
 
 def known_network(draft: Draft) -> Iterator[Problem]:

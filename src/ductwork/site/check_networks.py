@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress, IPNetwork
+from ductwork.site.document import shorten
 from ductwork.site.draft import (
     Draft,
     Plug,
@@ -49,6 +50,21 @@ def _unknown_host(draft: Draft, path: Path, host: str, on_key: bool = False) -> 
         return Problem(path, f"host {describe(host)}, but the file has no `hosts`", "add `hosts:`, or write no host", on_key)
     hint = f"{closest(host, draft.host_names)}hosts: {listing(sorted(draft.host_names))}"
     return Problem(path, f"unknown host {describe(host)}", hint, on_key)
+
+
+def host_problem(draft: Draft, path: Path, host: str) -> Problem | None:
+    """Of an entry's `host`: one of the file's, where it has any. `path`: the entry's."""
+    hosts = listing(sorted(draft.host_names))
+    if not draft.host_names:
+        if not host:
+            return None
+        hint = f"delete it, or add `hosts:` with `{shorten(host)}: {{address: …}}`"
+        return Problem((*path, "host"), f"host {describe(host)}, but the file has no `hosts`", hint, on_key=True)
+    if not host:
+        return Problem(path, "`host` is missing", f"add `host:`, one of {hosts}")
+    if host not in draft.host_names:
+        return _unknown_host(draft, (*path, "host"), host)
+    return None
 
 
 def one_spelling(draft: Draft) -> Iterator[Problem]:

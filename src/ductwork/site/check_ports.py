@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from ductwork.drivers import on_host
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress
-from ductwork.site.document import shorten
+from ductwork.site.check_networks import host_problem
 from ductwork.site.draft import Draft, Opening, Plug, all_legs, gateways, is_external, subnets
 from ductwork.site.schema import NetworkModel
 from ductwork.site.values import LOOPBACK6, Refused, closest, describe, listing, refuse_unrelayed
@@ -24,7 +24,7 @@ def known_target(draft: Draft) -> Iterator[Problem]:
         on[plug.model.host].append(plug)
     for port in draft.ports:
         host, name = port.model.host, port.model.to.container
-        if problem := _host_problem(draft, port):
+        if problem := host_problem(draft, port.path, host):
             yield problem
         elif port.plug is None:
             its = [plug.model.network for plug in on[host] if plug.model.container == name]
@@ -41,22 +41,6 @@ def known_target(draft: Draft) -> Iterator[Problem]:
             else:
                 hint = f"add `network:`, one of {listing(its)}"
                 yield Problem(port.path, f"{describe(name)} is in several networks", hint)
-
-
-def _host_problem(draft: Draft, port: Opening) -> Problem | None:
-    host, hosts = port.model.host, listing(sorted(draft.host_names))
-    if not draft.host_names:
-        if not host:
-            return None
-        hint = f"delete it, or add `hosts:` with `{shorten(host)}: {{address: …}}`"
-        return Problem((*port.path, "host"), f"host {describe(host)}, but the file has no `hosts`", hint, on_key=True)
-    if not host:
-        return Problem(port.path, "`host` is missing", f"add `host:`, one of {hosts}")
-    if host not in draft.host_names:
-        return Problem(
-            (*port.path, "host"), f"unknown host {describe(host)}", f"{closest(host, draft.host_names)}hosts: {hosts}"
-        )
-    return None
 
 
 def ranges_match(draft: Draft) -> Iterator[Problem]:

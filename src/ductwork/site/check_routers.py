@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from ductwork.drivers import on_host
 from ductwork.errors import Problem
 from ductwork.resources import IPAddress, IPNetwork
-from ductwork.site.check_networks import Path, underlay_of
-from ductwork.site.document import shorten
+from ductwork.site.check_networks import Path, host_problem, underlay_of
 from ductwork.site.draft import Draft, has_bridge, is_external, per_host, subnet_of, subnets
 from ductwork.site.schema import NetworkModel, RouterModel
 from ductwork.site.values import closest, describe, instead_of_network, listing, special_address
@@ -27,18 +26,9 @@ def router_names(draft: Draft) -> Iterator[Problem]:
 
 
 def router_host(draft: Draft) -> Iterator[Problem]:
-    hosts = listing(sorted(draft.host_names))
     for index, router in draft.routers.items():
-        host = router.host
-        if not draft.host_names:
-            if host:
-                hint = f"delete it, or add `hosts:` with `{shorten(host)}: {{address: …}}`"
-                yield Problem(at(index, "host"), f"host {describe(host)}, but the file has no `hosts`", hint, on_key=True)
-        elif not host:
-            yield Problem(at(index), "`host` is missing", f"add `host:`, one of {hosts}")
-        elif host not in draft.host_names:
-            hint = f"{closest(host, draft.host_names)}hosts: {hosts}"
-            yield Problem(at(index, "host"), f"unknown host {describe(host)}", hint)
+        if problem := host_problem(draft, at(index), router.host):
+            yield problem
 
 
 def legs_stand(draft: Draft) -> Iterator[Problem]:
