@@ -23,10 +23,18 @@ from ductwork.goals import Fetch, Goal, Observation, Restore
 from ductwork.held import HeldNamespaces
 from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
-from ductwork.openings import forget_stale, refuse_held
+from ductwork.openings import forget_stale
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
-from ductwork.refusals import forwarded, has_its_own_network, refuse_conflicts, refuse_host_mode, unsettled, warnings
+from ductwork.refusals import (
+    forwarded,
+    has_its_own_network,
+    refuse_conflicts,
+    refuse_host_mode,
+    refuse_impossible,
+    unsettled,
+    warnings,
+)
 from ductwork.resources import (
     HOST,
     Address,
@@ -39,7 +47,6 @@ from ductwork.resources import (
     Outcome,
     Resource,
     Sysctl,
-    Update,
 )
 from ductwork.runtimes import Sandbox
 from ductwork.system import Resolve, System
@@ -177,7 +184,7 @@ class Reconciler:
         desired, _ = self._desire(goal, observation)
         found = self._plan(goal, observation, desired)
         refuse_conflicts(found)
-        self._refuse_without(found, observation)
+        refuse_impossible(found, observation.state, self.traffic, self._system.machine)
         return Preview(found, observation, desired, tuple(self.resolver.notes))
 
     def carry_out(self, goal: Goal, prepare: Callable[[], None] = lambda: None, *, asked: bool = True) -> Report:
@@ -246,7 +253,7 @@ class Reconciler:
             if found.conflicts and transaction.change is None:
                 refuse_conflicts(found)
             if transaction.rounds == 0:
-                self._refuse_without(found, observation)
+                refuse_impossible(found, observation.state, self.traffic, self._system.machine)
                 lookout.ask(found, observation.state, goal.vigilance)
                 prepare()
             if not found.operations and not found.conflicts:
@@ -293,23 +300,6 @@ class Reconciler:
             ),
             goal.title,
         )
-
-    def _refuse_without(self, found: Plan, observation: Observation) -> None:
-        """Before anything is touched: what this kernel has not. Errors: `MissingToolError`; `ConflictError` for a port."""
-        refuse_held(found.operations, observation.state, self.traffic)
-        needs = {
-            feature: o.after
-            for o in reversed(found.operations)
-            if isinstance(o, Create | Update)
-            for feature in desire.needed_features(o.after)
-        }
-        missing = self._system.machine.missing(sorted(needs)) if needs else {}
-        if missing:
-            feature, told = next(iter(missing.items()))
-            reason, _, remedy = told.partition(": ")
-            owner = needs[feature].owner
-            whose = f" of network {owner.network}" if owner and owner.network else f" of site {owner.site}" if owner else ""
-            raise MissingToolError(f"{reason}, and {needs[feature].key}{whose} needs it: nothing was touched", remedy)
 
     def _expect_guests(self, found: Plan) -> None:
         """Noted before they have anything of ours."""

@@ -1,15 +1,18 @@
-"""Why nothing is touched: what is in the way, and containers that cannot be attached; and what is said beside what is done.
+"""Why nothing is touched: what is in the way or is not there, and containers that cannot be attached; and what is said beside
+what is done.
 
-Invariant: pure; the words name what was found, whose it is, and the next step.
+Invariant: changes nothing, and but for `refuse_impossible` asks nobody; the words name what was found, whose it is, and the
+next step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ductwork.errors import ConflictError, ContainerError
+from ductwork import desire
+from ductwork.errors import ConflictError, ContainerError, MissingToolError
 from ductwork.goals import Observation
-from ductwork.openings import is_port, port_in_the_way, translated
+from ductwork.openings import Traffic, is_port, port_in_the_way, refuse_held, translated
 from ductwork.planner import Plan
 from ductwork.resources import (
     HOST,
@@ -24,8 +27,11 @@ from ductwork.resources import (
     Operation,
     Port,
     Resource,
+    State,
+    Update,
 )
 from ductwork.runtimes import Sandbox
+from ductwork.system import Machine
 
 _NAMED = 4
 """So many things in the way are named; the rest are like them."""
@@ -56,6 +62,25 @@ def refuse_conflicts(found: Plan) -> None:
     lines = [in_the_way(conflict.found) for conflict in found.conflicts]
     more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
     raise ConflictError("; ".join(lines[:_NAMED]) + more + ": nothing was touched", hint)
+
+
+def refuse_impossible(found: Plan, observed: State, traffic: Traffic, machine: Machine) -> None:
+    """Before anything is touched: a port that somebody holds, what this kernel has not. Errors: `ConflictError`,
+    `MissingToolError`."""
+    refuse_held(found.operations, observed, traffic)
+    needs = {
+        feature: o.after
+        for o in reversed(found.operations)
+        if isinstance(o, Create | Update)
+        for feature in desire.needed_features(o.after)
+    }
+    missing = machine.missing(sorted(needs)) if needs else {}
+    if missing:
+        feature, told = next(iter(missing.items()))
+        reason, _, remedy = told.partition(": ")
+        owner = needs[feature].owner
+        whose = f" of network {owner.network}" if owner and owner.network else f" of site {owner.site}" if owner else ""
+        raise MissingToolError(f"{reason}, and {needs[feature].key}{whose} needs it: nothing was touched", remedy)
 
 
 def in_the_way(found: Resource) -> str:
