@@ -43,6 +43,7 @@ class Relay:
         self._refused: set[Place] = set()
         self._connections: set[asyncio.Task[None]] = set()
         """The loop itself forgets those that it reads nothing from for now, and Python would collect them."""
+        self._one_at_a_time = asyncio.Lock()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
 
@@ -64,11 +65,13 @@ class Relay:
         await asyncio.gather(*others, return_exceptions=True)
 
     async def _become(self, wanted: dict[Place, Target]) -> None:
-        for place in [place for place, (target, _) in self._open.items() if wanted.get(place) != target]:
-            self._open.pop(place)[1].close()
-        for place, target in wanted.items():
-            if place not in self._open:
-                await self._listen(place, target)
+        async with self._one_at_a_time:
+            for place in [place for place, (target, _) in self._open.items() if wanted.get(place) != target]:
+                self._open.pop(place)[1].close()
+            await asyncio.sleep(0)  # asyncio closes a socket of datagrams in its next turn: no other can be bound before
+            for place, target in wanted.items():
+                if place not in self._open:
+                    await self._listen(place, target)
 
     async def _listen(self, place: Place, target: Target) -> None:
         protocol, port = place
