@@ -33,7 +33,7 @@ from ductwork.resources import (
 from ductwork.resources.base import SHARED
 from ductwork.resources.probe import Probe
 from ductwork.services import antispoof, ports, ruleset
-from ductwork.site.model import Attachment, Network, Site
+from ductwork.site.model import Attachment, Network, PublishedPort, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +288,7 @@ class DestroySite:
 @dataclass(frozen=True, slots=True, eq=False)
 class Attach:
     """Attachments of one container, of networks already applied: `site` holds just these. `origin`: who plugs in (contract
-    1.8). `former`: addresses by the store, where an attachment has others now."""
+    1.8). `former`: addresses by the store, where an attachment has others now. `closed`: labels' ports that are to go."""
 
     site: Site
     host: str
@@ -296,6 +296,7 @@ class Attach:
     addresses: Mapping[tuple[str, str], tuple[IPInterface, ...]]
     origin: str = "attach"
     former: tuple[IPAddress, ...] = ()
+    closed: tuple[PublishedPort, ...] = ()
     vigilance: Vigilance = NOT_VIGILANT
     needs: str = ""
     nics: Sequence[str] = ()
@@ -362,8 +363,11 @@ class Attach:
 
 @lru_cache(2)
 def _published_of(goal: Attach) -> dict[Key, NftElement]:
-    """All that there may be of the attachments' ports, on any address that the host reaches them by, and any way to reply."""
+    """All that there may be of the attachments' ports, on any address that the host reaches them by, and any way to reply; and
+    of those that are to be closed."""
     found: list[NftElement] = []
+    for port in goal.closed:
+        found += ports.elements(port, ports.ANYWHERE, goal.site.name)
     for attachment in goal.site.attachments:
         addresses: dict[int, IPAddress] = {a.version: a.ip for a in reversed(goal.addresses.get(attachment.id, ()))}
         its = [port for port in goal.site.ports if (port.id, port.host) == (attachment.id, goal.host)]

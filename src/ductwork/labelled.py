@@ -18,7 +18,7 @@ from ductwork import ipam, serial
 from ductwork.drivers.registry import DRIVERS
 from ductwork.errors import AllocationError, DuctworkError, LabelError
 from ductwork.goals import LABEL, Attach, Detach, Labelled, Observation, links_of
-from ductwork.labelled_ports import LabelPorts, placed
+from ductwork.labelled_ports import LabelPorts, given_up, placed
 from ductwork.naming import host_ifname, mac_address
 from ductwork.publishing import Publisher
 from ductwork.reconciler import Preview, Reconciler, Report
@@ -358,7 +358,8 @@ class LabelledContainers:
         gone = tuple(ip for change in back if change.holder[1:] in its for ip in change.addresses)
         by_hand = (port for name, port in written if (name, port.container, port.host) == (site.name, container, host))
         its_site = replace(site, attachments=attachments, ports=(*by_hand, *its_ports))
-        goal = Attach(its_site, host, self._machine, addresses, LABEL, former=gone)
+        closed = given_up(container, its_ports, (port for _, port in opened))
+        goal = Attach(its_site, host, self._machine, addresses, LABEL, gone, closed)
         record = {"site": site.name, "attachments": serial.encode(attachments), "hour": int(time.time() // 3600)}
         return _Work(goal, changes, back, record, its_ports)
 

@@ -34,6 +34,14 @@ def placed(port: PublishedPort, attachment: Attachment) -> PublishedPort:
     return replace(port, container=its, interface=interface, network=attachment.network, host=attachment.host, origin=LABEL)
 
 
+def given_up(container: str, its: Iterable[PublishedPort], opened: Iterable[PublishedPort]) -> tuple[PublishedPort, ...]:
+    """Of what labels have opened, what is to be closed for a container's ports: its own of before, and what they meet, which
+    has been refused unless its container has ended."""
+    new = list(its)
+    former = (port for port in opened if port not in new)
+    return tuple(port for port in former if port.container == container or any(ports.meets(port, each) for each in new))
+
+
 class LabelPorts:
     """What is remembered of them, for one engine."""
 

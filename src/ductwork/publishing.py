@@ -326,7 +326,7 @@ class Publisher:
         left = {(container, interface) for container, interface in served["of"]} | {other.id for other in others}
         left |= {other.id for whose, other in self._by_labels.opened() if (whose, other.network) == (site, port.network)}
         known = self._known(network)
-        closed = list(ports.elements(port, _ANY, site))
+        closed = list(ports.elements(port, ports.ANYWHERE, site))
         for found in self._attachments(port.container) if port.id not in left else ():
             if found.id == port.id:
                 closed += ports.elsewhere(known.network, found.target.addresses.values(), known.bridge, site)
@@ -424,7 +424,7 @@ class Publisher:
     def _marked(self, asked: PublishedPort) -> Any:
         """What the kernel's marks tell, where the store has lost it: of a range, what it led to, too."""
         for port in (replace(asked, to=asked.first), replace(asked, to_one=True), asked):
-            looked_up = {element.key: element for element in ports.elements(port, _ANY, "")}
+            looked_up = {element.key: element for element in ports.elements(port, ports.ANYWHERE, "")}
             state = self._reconciler.observe(_Look(asked=list(looked_up.values()))).state
             owner = next((state[key].owner for key in looked_up if key in state and _is_published(state[key])), None)
             if owner:
@@ -484,6 +484,3 @@ def _is_published(resource: Resource) -> bool:
 
 def _is_loopback(sysctl: Sysctl) -> bool:
     return sysctl.path.endswith("/route_localnet")
-
-
-_ANY: Mapping[int, IPAddress] = {4: ports.LOOPBACK4, 6: ports.LOOPBACK6}

@@ -202,6 +202,24 @@ def test_as_the_agent_does(place: Place) -> None:
     assert [row[0] for row in place.listed()] == ["8089"]
 
 
+@pytest.mark.parametrize(
+    ("name", "former"), [("web", "8000-8010:8000-8010"), ("api", "8000-8010:8000-8010"), ("api", "8005-8006:81-82")]
+)
+def test_one_that_starts_takes_part_of_what_was(place: Place, name: str, former: str) -> None:
+    """Of its own range, or of one that has ended: it has all that it asks for at once, and nothing of that is left."""
+    place.run("web", lan=former)
+    place.settle()
+    place.end("web", removed=False)
+    place.run(name, lan="8005-8015:8005-8015")
+    assert not place.started(name).refused
+    with served((place.world.names[name], 8005), (place.world.names[name], 8015)):
+        assert (place.asks(8005), place.asks(8015)) == (OUTSIDE, OUTSIDE)
+    assert place.asks(8001) == REFUSED
+    told = sh(place.host, "nft", "list", "table", "inet", "ductwork")
+    assert "8005-8015" in told and "8000-8010" not in told and "8006" not in told
+    assert not [o for o in place.apply().operations if "8005" in str(o.target.key)]
+
+
 @pytest.mark.parametrize("removed", [True, False])
 def test_the_first_keeps_it(place: Place, removed: bool) -> None:
     """Whatever their names are; when it ends, the next one that asks gets it."""

@@ -30,6 +30,8 @@ SETS = frozenset({"served", "no_loopback", "closed", "beside4", "beside6"}) | MA
 """What a network, or one of its containers, needs for its ports, whatever they are."""
 LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address(1)
 """The second is what the kernel cannot translate: only the agent answers there."""
+ANYWHERE: Mapping[int, IPAddress] = {4: LOOPBACK4, 6: LOOPBACK6}
+"""For who asks what elements there may be, wherever they lead."""
 
 
 Other = tuple[str, PublishedPort]
@@ -75,7 +77,7 @@ def _written(address: IPAddress) -> str:
 
 def keys(port: PublishedPort) -> list[Key]:
     """Of its elements, wherever they lead."""
-    return [element.key for element in elements(port, {4: LOOPBACK4, 6: LOOPBACK6}, "")]
+    return [element.key for element in elements(port, ANYWHERE, "")]
 
 
 def at_loopback(port: PublishedPort) -> bool:
