@@ -132,5 +132,7 @@ def _is_asked_for(port: PublishedPort, requests: Requests) -> bool:
 
 
 def _is_permitted(port: PublishedPort, site: Site) -> bool:
+    """By the site's labels, and the file has not taken it."""
     permission = site.labels.get(port.network)
-    return permission is not None and permission.permits(port.protocol, port.first, port.last)
+    taken = any(other.host == port.host and ports.meets(port, other) for other in site.ports)
+    return permission is not None and permission.permits(port.protocol, port.first, port.last) and not taken

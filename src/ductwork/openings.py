@@ -34,6 +34,7 @@ class Traffic(Protocol):
 def refuse_held(operations: Sequence[Operation], observed: State, traffic: Traffic) -> None:
     """Errors: `ConflictError`, with who holds a port."""
     _refuse_tunnels(operations, observed)
+    _refuse_overlapping(operations, observed)
     new = [o.after for o in operations if isinstance(o, Create) and is_port(o.after)]
     held = traffic.holders([e for e in new if isinstance(e, NftElement)]) if new else {}
     if not held:
@@ -42,6 +43,33 @@ def refuse_held(operations: Sequence[Operation], observed: State, traffic: Traff
     more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
     hint = "choose another port for `listen`, or end what holds it"
     raise ConflictError("; ".join(told[:_NAMED]) + more + ": nothing was touched", hint)
+
+
+def _refuse_overlapping(operations: Sequence[Operation], observed: State) -> None:
+    """A range beside what stays: of what is in one map the kernel refuses the newcomer, of what is in two it takes either."""
+    new = [o.after for o in operations if isinstance(o, Create) and isinstance(o.after, NftElement) and is_port(o.after)]
+    if not new:
+        return
+    changed = {o.before.key for o in operations if isinstance(o, Delete | Update)}
+    stays = (r for key, r in observed.items() if isinstance(r, NftElement) and is_port(r) and key not in changed)
+    entries = sorted(
+        ((*_span(e), is_new, e) for its, is_new in ((new, True), (stays, False)) for e in its), key=lambda it: it[:4]
+    )
+    widest: dict[tuple[tuple[str, ...], bool], tuple[int, NftElement]] = {}
+    for place, first, last, is_new, element in entries:
+        end, other = widest.get((place, not is_new), (0, element))
+        if first <= end:
+            message = port_in_the_way(other if is_new else element)
+            raise ConflictError(f"{message}: nothing was touched", "choose another port, or close that one")
+        if last > widest.get((place, is_new), (0, element))[0]:
+            widest[place, is_new] = (last, element)
+
+
+def _span(port: NftElement) -> tuple[tuple[str, ...], int, int]:
+    """(the family, the address if there is one, and the protocol; the first and the last port)"""
+    *where, numbers = port.parts
+    first, _, last = numbers.partition("-")
+    return (port.set_name[-1], *where), int(first), int(last or first)
 
 
 def _refuse_tunnels(operations: Sequence[Operation], observed: State) -> None:
@@ -81,8 +109,8 @@ def _datagram_ports(resources: Iterable[Resource]) -> list[tuple[int, int, NftEl
     found = []
     for resource in resources:
         if isinstance(resource, NftElement) and resource.set_name in MAPS and resource.parts[-2] == "udp":
-            first, _, last = resource.parts[-1].partition("-")
-            found.append((int(first), int(last or first), resource))
+            _, first, last = _span(resource)
+            found.append((first, last, resource))
     return found
 
 

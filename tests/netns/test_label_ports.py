@@ -220,6 +220,14 @@ def test_one_that_starts_takes_part_of_what_was(place: Place, name: str, former:
     assert not [o for o in place.apply().operations if "8005" in str(o.target.key)]
 
 
+def test_the_file_takes_it_while_the_runtime_is_silent(place: Place) -> None:
+    place.run("web", lan="8000-8010:8000-8010")
+    place.settle()
+    place.docker.silent = True
+    place.settle(SITE + 'ports: [{listen: 8005-8015, to: "netns:<db>:8005-8015"}]\n')
+    assert [row[2] for row in place.listed()] == ["site"]
+
+
 @pytest.mark.parametrize("removed", [True, False])
 def test_the_first_keeps_it(place: Place, removed: bool) -> None:
     """Whatever their names are; when it ends, the next one that asks gets it."""
