@@ -213,7 +213,13 @@ class Publisher:
     def unpublish(self, listen: Listen, protocol: Protocol) -> Report:
         """Errors: `UsageError` where nothing is published there by hand."""
         asked = PublishedPort("", "", "", "", protocol, listen.first, listen.last, 0, False, listen.address)
-        value: Any = self._store.remembered(PUBLICATIONS).get(_key(asked)) or self._marked(asked)
+        known = self._store.remembered(PUBLICATIONS)
+        value: Any = known.get(_key(asked))
+        for part in (serial.decode(each["port"]) for each in known.values()) if value is None else ():
+            if ports.clash(asked, part):
+                message = f"port {asked.listen}/{protocol} is not published as such, but {part.listen} is"
+                raise UsageError(message, f"`ductwork unpublish {part.listen}`, and publish what is to stay")
+        value = value or self._marked(asked)
         for site, port in self._by_labels.opened() if value is None else ():
             if _key(port) == _key(asked):
                 hint = f"start it without the label, or take the port out of `labels` in the file of site {site}"
@@ -297,6 +303,7 @@ class Publisher:
         for key, value in self._store.remembered(PUBLICATIONS).items():
             if site in (None, value["site"]):
                 self._store.remember(PUBLICATIONS, key, None)
+                self._store.remember(_CLOSED, key, value)
         for kind in (SERVED, _BY_FILE, LABEL_PORTS):
             for key in self._store.remembered(kind):
                 if site in (None, key.partition("/")[0]):

@@ -1,0 +1,48 @@
+"""Ports opened by hand, and what of them is remembered, in part or no longer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from host import World
+from test_publish import SITE, publish, unpublish, world
+
+from ductwork.errors import ConflictError, DuctworkError
+
+__all__ = ["world"]
+pytestmark = pytest.mark.netns
+
+
+@pytest.mark.parametrize("forgotten", ["8005", "8000-8005", "8005-8006"])
+def test_a_lost_store_and_a_range_of_the_file(world: World, forgotten: str) -> None:
+    """What it forgot is in the way, be it in another map."""
+    world.settle(SITE)
+    publish(world, forgotten, f"<db>:{forgotten}")
+    for file in world.state.iterdir():
+        file.unlink()
+    with pytest.raises(ConflictError, match=f"port {forgotten}/tcp leads to .* already, and belongs to publish office"):
+        world.apply(SITE + 'ports: [{listen: 8004-8010, to: "netns:<web>:8004-8010"}]\n')
+    world.apply(SITE + 'ports: [{listen: 8004-8010, to: "netns:<web>:8004-8010", protocol: udp}]\n')
+
+
+@pytest.mark.parametrize(("where", "to", "part"), [("7000-7002", "<web>:79-81", "7001"), ("7000", "<web>:79", "0.0.0.0:7000")])
+def test_no_part_is_closed(world: World, where: str, to: str, part: str) -> None:
+    world.settle(SITE)
+    publish(world, where, to)
+    with pytest.raises(DuctworkError, match=f"{where} is"):
+        unpublish(world, part)
+    assert not world.apply(SITE).operations
+
+
+def test_undo_opens_what_destroy_has_closed(world: World) -> None:
+    """To where it led last."""
+    world.settle(SITE)
+    publish(world, "8088", "<web>:80")
+    unpublish(world, "8088")
+    publish(world, "8088", "<db>:80")
+    world.destroy()
+    world.engine(lambda engine: engine.undo())
+    [row] = json.loads(world.cli("ports", "--json").out)
+    assert (row["container"], row["state"]) == (world.fill("netns:<db>"), "published")
+    assert not world.apply(SITE).operations
