@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
+from conftest import inside
 from host import World
-from test_publish import SITE, publish, unpublish, world
+from test_publish import HOST, SITE, publish, unpublish, world
 
 from ductwork.errors import ConflictError, DuctworkError
 
@@ -46,3 +48,19 @@ def test_undo_opens_what_destroy_has_closed(world: World) -> None:
     [row] = json.loads(world.cli("ports", "--json").out)
     assert (row["container"], row["state"]) == (world.fill("netns:<db>"), "published")
     assert not world.apply(SITE).operations
+
+
+def test_a_connection_stays_with_a_range_that_grows(world: World) -> None:
+    """Its port leads where it did."""
+    site = (
+        SITE.replace("driver: bridge", "driver: bridge, nat: none")
+        + 'ports: [{listen: 8000-8010, to: "netns:<web>:8000-8010"}]\n'
+    )
+    world.settle(site)
+    with inside(world.names["web"], lambda: socket.create_server(("10.1.1.2", 8005))) as server:
+        client = inside(world.names["out"], lambda: socket.create_connection((HOST, 8005), 5))
+        accepted, _ = server.accept()
+        with client, accepted:
+            world.settle(site.replace("8010", "8020"))
+            accepted.sendall(b"still")
+            assert client.recv(9) == b"still"

@@ -68,7 +68,8 @@ class _Openings:
 
 def forget(gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
     """Ports that no longer lead where they did, and ports that lead somewhere from now on."""
-    led, leads = _Openings(gone), _Openings(element for element in made if element.parts[-2] == "udp")
+    led, lead = _Openings(gone), _Openings(made)
+    leads = _Openings(element for element in made if element.parts[-2] == "udp")
     known = _count() if led.ports or leads.ports else 0
     if not known:
         return
@@ -78,11 +79,15 @@ def forget(gone: Sequence[NftElement], made: Sequence[NftElement]) -> None:
         stale = [
             Message(_DELETE, 0, _head(flow.to[0].version) + nested(_ORIGINAL, flow.original))
             for flow in _flows(netfilter, questions)
-            if any(_end(element, flow.to[1]) == flow.at for element in led.of(flow.protocol, flow.to))
+            if (_have_led(led, flow) and not _have_led(lead, flow))  # a port that is in another range now may lead there still
             or (flow.plain and any(leads.of(flow.protocol, flow.to)))
         ]
         for batch in netfilter.batches(stale):
             netfilter.execute(batch)
+
+
+def _have_led(openings: _Openings, flow: _Flow) -> bool:
+    return any(_end(element, flow.to[1]) == flow.at for element in openings.of(flow.protocol, flow.to))
 
 
 def _count() -> int:
