@@ -42,6 +42,8 @@ _CLOSED = "closed publications"
 """Those that `undo` may open again."""
 _BY_FILE = "ports"
 """Site → what its file publishes here."""
+_NUMBERS = "numbers of ports"
+"""Site → protocol → (first, last) of the same, joined: reading thousands of ports would take longer than all else."""
 SERVED = "served"
 """SITE/NETWORK → the attachments that the site's file publishes ports of, and whether labels may: what `unpublish` has to
 leave."""
@@ -249,9 +251,12 @@ class Publisher:
 
     def others(self, than: str = "", near: PublishedPort | None = None) -> Iterator[tuple[str, PublishedPort]]:
         """Of everything but a site's file and what it permits labels; `near`: of files, what has to do with its numbers."""
-        for site, value in self._store.remembered(_BY_FILE).items():
-            its: Any = value["ports"] if site != than else ()
-            yield from ((site, serial.decode(port)) for port in its if near is None or _is_near(port, near))
+        numbers = self._store.remembered(_NUMBERS)
+        sites = [name for name, its in numbers.items() if name != than and (near is None or _is_near(its, near))]
+        by_file: Mapping[str, Any] = self._store.remembered(_BY_FILE) if sites else {}
+        for site in sites:
+            found = (serial.decode(port) for port in by_file[site]["ports"] if near is None or _overlap(port, near))
+            yield from ((site, port) for port in found)
         for value in self._store.remembered(PUBLICATIONS).values():
             yield str(value["site"]), serial.decode(value["port"])
         yield from (other for other in self._by_labels.opened() if other[0] != than)
@@ -285,6 +290,7 @@ class Publisher:
         told: dict[str, object] | None = {"ports": serial.encode(by_file)} if by_file else None
         if self._store.remembered(_BY_FILE).get(site.name) != told:
             self._store.remember(_BY_FILE, site.name, told)
+            self._store.remember(_NUMBERS, site.name, _numbers(by_file) if told else None)
         served: dict[str, set[tuple[str, str]]] = {
             f"{site.name}/{name}": set() for name, its in site.labels.items() if its.ports
         }
@@ -304,7 +310,7 @@ class Publisher:
             if site in (None, value["site"]):
                 self._store.remember(PUBLICATIONS, key, None)
                 self._store.remember(_CLOSED, key, value)
-        for kind in (SERVED, _BY_FILE, LABEL_PORTS):
+        for kind in (SERVED, _BY_FILE, _NUMBERS, LABEL_PORTS):
             for key in self._store.remembered(kind):
                 if site in (None, key.partition("/")[0]):
                     self._store.remember(kind, key, None)
@@ -475,8 +481,23 @@ def _refuse_taken(site: str, other: PublishedPort) -> NoReturn:
     )
 
 
-def _is_near(stored: Mapping[str, Any], port: PublishedPort) -> bool:
-    """Of one as it is stored: to decode thousands takes longer than all else."""
+def _numbers(published: Iterable[PublishedPort]) -> dict[str, object]:
+    spans: dict[str, list[list[int]]] = {}
+    for port in sorted(published, key=lambda port: port.first):
+        its = spans.setdefault(port.protocol, [])
+        if its and port.first <= its[-1][1] + 1:
+            its[-1][1] = max(its[-1][1], port.last)
+        else:
+            its.append([port.first, port.last])
+    return dict(spans)
+
+
+def _is_near(numbers: Mapping[str, Any], port: PublishedPort) -> bool:
+    return any(first <= port.last and port.first <= last for first, last in numbers.get(port.protocol, ()))
+
+
+def _overlap(stored: Mapping[str, Any], port: PublishedPort) -> bool:
+    """Of one as it is stored, since decoding is what takes its time."""
     return bool(stored["protocol"] == port.protocol and stored["first"] <= port.last and port.first <= stored["last"])
 
 

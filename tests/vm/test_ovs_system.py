@@ -9,9 +9,9 @@ from host import same, snapshot
 from lan import streams
 from test_crash import moments, nothing
 from test_ovs import Switched as SwitchedInUserSpace
-from test_ovs import test_two_hosts, test_vlans_of_one_switch_and_its_uplink
+from test_ovs import test_two_hosts
 
-__all__ = ["test_two_hosts", "test_vlans_of_one_switch_and_its_uplink"]
+__all__ = ["test_two_hosts"]
 
 pytestmark = pytest.mark.netns
 
