@@ -236,8 +236,8 @@ def _plain(value: Any) -> Any:
 
 def _is_late(item: dict[str, Any]) -> bool:
     """What the kernel does by itself, a while after its cause: IPv6's link-local addresses (duplicate address detection),
-    the local route of each address, and multicast groups of links."""
-    if item.get("type") in ("local", "anycast") and ":" in str(item.get("dst", "")):
+    the local route of each address, and multicast groups and routes of links."""
+    if item.get("type") in ("local", "anycast", "multicast") and ":" in str(item.get("dst", "")):
         return True
     texts = (str(item.get(key, "")) for key in ("local", "dst", "mac"))
     return any(text.startswith(("fe80:", "33:33:")) for text in texts)
