@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ductwork.backends.netlink.nft_sets import SETS, all_of, comment, head, packed, read, userdata
+from ductwork.backends.netlink.nft_sets import SETS, body, comment, of_set, packed, read, userdata
 from ductwork.backends.netlink.wire import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -121,14 +121,14 @@ class NfnetlinkSocket(NetlinkSocket):
 
     def table(self, family: str, table: str) -> NftTable | None:
         """The table of that name, each rule known by its comment."""
-        head_ = head(family, text(_TABLE_NAME, table))
+        about = body(family, text(_TABLE_NAME, table))
         try:
-            if self.get(_GET_TABLE, head_) is None:
+            if self.get(_GET_TABLE, about) is None:
                 return None
         except OSError:
             return None  # a kernel without nf_tables, or without bridges in it
         rules: dict[str, list[str]] = {}
-        for answer in self._dump(_GET_RULE, head_):
+        for answer in self._dump(_GET_RULE, about):
             found = attributes(answer, 4)
             rules.setdefault(string(found[_RULE_CHAIN]), []).append(comment(found.get(_RULE_USERDATA, b"")))
         digests = tuple(sorted((chain, tuple(comments)) for chain, comments in rules.items()))
@@ -136,7 +136,7 @@ class NfnetlinkSocket(NetlinkSocket):
 
     def elements(self, family: str, table: str) -> list[NftElement]:
         """All elements of all our sets in the table of that name."""
-        dumps = ((name, self._dump(_GET, all_of(family, table, name))) for name in SETS[family])
+        dumps = ((name, self._dump(_GET, of_set(family, table, name))) for name in SETS[family])
         return [element for name, answers in dumps for element in read(family, table, name, answers)]
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:

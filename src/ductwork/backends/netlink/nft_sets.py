@@ -122,32 +122,34 @@ SETS: Mapping[str, Mapping[str, Layout]] = {
 def packed(element: NftElement, *, new: bool) -> bytes:
     """The element as a message's body; of one that is not to be made, its key is all that counts."""
     layout = SETS[element.family][element.set_name]
-    if not layout.intervals:
-        elements = nested(_ELEM, _key(_KEY, _data(layout.key, element.parts)), *(_made(layout, element) if new else ()))
-        return _head(element.family, element.table, element.set_name) + nested(_LIST_ELEMENTS, elements)
+    made = _made(layout, element) if new else ()
+    if layout.intervals:
+        elements = _range_elements(layout, element, made)
+    else:
+        elements = nested(_ELEM, _key(_KEY, _data(layout.key, element.parts)), *made)
+    return of_set(element.family, element.table, element.set_name) + nested(_LIST_ELEMENTS, elements)
+
+
+def _range_elements(layout: Layout, element: NftElement, made: Iterable[bytes]) -> bytes:
     bounds = [_bounds(part, word) for part, word in zip(layout.key, element.parts, strict=True)]
     first, last = (_joined([bound[end] for bound in bounds]) for end in (0, 1))
     ends = [] if layout.is_tree else [_key(_KEY_END, last)]
-    elements = nested(_ELEM, _key(_KEY, first), *ends, *(_made(layout, element) if new else ()))
+    elements = nested(_ELEM, _key(_KEY, first), *ends, *made)
     if layout.is_tree and last.strip(b"\xff"):
         behind = (int.from_bytes(last, "big") + 1).to_bytes(len(last), "big")
         elements += nested(_ELEM, attribute(_FLAGS, _INTERVAL_END), _key(_KEY, behind))
-    return _head(element.family, element.table, element.set_name) + nested(_LIST_ELEMENTS, elements)
+    return elements
 
 
-def head(family: str, *words: bytes) -> bytes:
+def body(family: str, *words: bytes) -> bytes:
     """struct nfgenmsg, and attributes behind it."""
     return bytes([_PROTOCOLS[family], 0, 0, 0]) + b"".join(words)
 
 
 @lru_cache(64)
-def _head(family: str, table: str, set_name: str) -> bytes:
-    return head(family, text(_LIST_TABLE, table), text(_LIST_SET, set_name))
-
-
-def all_of(family: str, table: str, set_name: str) -> bytes:
-    """The body of a request for all elements of a set."""
-    return _head(family, table, set_name)
+def of_set(family: str, table: str, set_name: str) -> bytes:
+    """What a message about a set begins with; with nothing behind it, all its elements are asked for."""
+    return body(family, text(_LIST_TABLE, table), text(_LIST_SET, set_name))
 
 
 def _key(kind: int, data: bytes) -> bytes:
