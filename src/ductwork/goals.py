@@ -143,7 +143,7 @@ def _owned(resource: Resource, site: str, observed: State, labelled: Labelled) -
     if isinstance(resource, NftElement) and owner.site == site and antispoof.is_orphan(resource, observed):
         return True  # of a container that was attached by hand, and has died
     if owner.site == site and owner.origin == LABEL:
-        if isinstance(resource, NftElement) and resource.set_name in ports.MAPS:
+        if ports.is_port(resource):
             return True
         if isinstance(resource, NftElement):  # its mark names no container
             port = observed.get(Key("link", HOST, (resource.parts[0],)))
@@ -223,7 +223,7 @@ class ApplySite:
         """With what ports that stay need of what is there."""
         found, state = desire.desired_on_host(self.view(observation.facts)), observation.state
         elements = [r for key, r in state.items() if isinstance(r, NftElement) and key not in found]
-        others = [e for e in elements if e.set_name in ports.MAPS and not self.mine(e, state)]
+        others = [e for e in elements if ports.is_port(e) and not self.mine(e, state)]
         led_to = {element.value.partition(" . ")[0] for element in others}
         return found | {e.key: e for e in elements if e.set_name in ports.ELSEWHERE and e.parts[0] in led_to}
 

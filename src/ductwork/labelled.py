@@ -93,13 +93,13 @@ class LabelledContainers:
         store: Store,
         machine: str,
         publisher: Publisher,
-        ports: LabelPorts,
+        by_labels: LabelPorts,
         translate: Translate,
     ) -> None:
         self._reconciler = reconciler
         self._store = store
         self._publisher = publisher
-        self._ports = ports
+        self._by_labels = by_labels
         self._machine = machine
         self._translate = translate
         self._decoded: dict[str, tuple[object, tuple[Attachment, ...]]] = {}
@@ -138,16 +138,20 @@ class LabelledContainers:
             if attachment.network in site.labels
         }
         found = [port for port in site.ports if port.id in stays]
-        found += self._ports.staying(site, asked.requests, asked.silent)
-        found += self._ports.unknown(site.name, asked.requests, self._publisher.all())
+        found += self._by_labels.staying(site, asked.requests, asked.silent)
+        found += self._by_labels.unknown(site.name, asked.requests, self._publisher.published())
         return frozenset(key for port in found for key in ports.keys(port))
 
     def settle(self, site: Site, asked: Asked) -> None:
         """Of what was open, forget what the host has been rid of."""
-        self._ports.settle(site, asked.requests, asked.silent)
+        self._by_labels.settle(site, asked.requests, asked.silent)
+
+    def _written(self, site: Site, asked: Asked) -> Ports:
+        """What others than the site and its labels publish, by which requests are judged."""
+        return list(self._publisher.published(but=site.name)) if asked.requests else []
 
     def _opened(self, site: Site) -> Ports:
-        return [(name, port) for name, port in self._ports.opened() if name == site.name]
+        return [(name, port) for name, port in self._by_labels.opened() if name == site.name]
 
     # the store
 
@@ -221,8 +225,8 @@ class LabelledContainers:
 
     def previews(self, site: Site, host: str, asked: Asked) -> Iterator[Preview | tuple[str, str]]:
         """What carrying each of them out would do; else (container, why nobody knows)."""
-        written = list(self._publisher.others(site.name))
-        opened = [(site.name, port) for port in self._ports.staying(site, asked.requests, asked.silent)]
+        written = self._written(site, asked)
+        opened = [(site.name, port) for port in self._by_labels.staying(site, asked.requests, asked.silent)]
         with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
@@ -236,7 +240,7 @@ class LabelledContainers:
 
     def plug_in(self, site: Site, host: str, asked: Asked, carry_out: CarryOut, into: Report | None) -> Report | None:
         """Each container by itself. `carry_out`: how the engine does it; `into`: what has been done before."""
-        refused, written = dict(asked.refused), list(self._publisher.others(site.name))
+        refused, written = dict(asked.refused), self._written(site, asked)
         with self._reconciler.acquainted(asked.requests) as sandboxes:
             for container, requests in asked.requests.items():
                 try:
@@ -268,13 +272,13 @@ class LabelledContainers:
         work = self._work(site, host, container, requests, seen, written, self._opened(site), former)
         if work.leases:
             self._store.lease_all(site.name, work.leases)
-        former_ports = self._ports.remember(site.name, container, work.ports)
+        former_ports = self._by_labels.remember(site.name, container, work.ports)
         try:
             reports.append(carry_out(work.goal))
         except DuctworkError:
             if work.leases:
                 self._store.lease_all(site.name, work.former_leases)
-            self._ports.remember(site.name, container, former_ports)
+            self._by_labels.remember(site.name, container, former_ports)
             raise
         known = self._store.remembered(TABLE).get(container)
         if known != work.record:
@@ -334,7 +338,7 @@ class LabelledContainers:
         attachments = self._attachments(site, host, container, requests, seen)
         its_ports = tuple(placed(port, a) for r, a in zip(requests, attachments, strict=True) for port in r.ports)
         if its_ports:
-            self._ports.refuse_taken(its_ports, site.name, [*written, *opened])
+            self._by_labels.refuse_taken(its_ports, site.name, [*written, *opened])
             self._publisher.refuse_held_at_loopback(its_ports)
         left = self._left(site, host, self._record(site.name, container), attachments)
         networks = dict.fromkeys(a.network for a in (*attachments, *left))

@@ -13,7 +13,7 @@ from typing import Protocol
 from ductwork.errors import ConflictError
 from ductwork.resources import Create, Delete, Key, Link, NftElement, Operation, Resource, State, Update, VxlanSpec
 from ductwork.services import ports
-from ductwork.services.ports import MAPS
+from ductwork.services.ports import is_port
 
 _NAMED = 3
 
@@ -34,9 +34,11 @@ class Traffic(Protocol):
 def refuse_held(operations: Sequence[Operation], observed: State, traffic: Traffic) -> None:
     """Errors: `ConflictError`, with who holds a port."""
     _refuse_tunnels(operations, observed)
-    _refuse_overlapping(operations, observed)
     new = [o.after for o in operations if isinstance(o, Create) and is_port(o.after)]
-    held = traffic.holders([e for e in new if isinstance(e, NftElement)]) if new else {}
+    if not new:
+        return
+    _refuse_overlapping(new, operations, observed)
+    held = traffic.holders(new)
     if not held:
         return
     told = list(dict.fromkeys(f"port {called(key, port)} of this host is held by {who}" for (key, port), who in held.items()))
@@ -45,13 +47,10 @@ def refuse_held(operations: Sequence[Operation], observed: State, traffic: Traff
     raise ConflictError("; ".join(told[:_NAMED]) + more + ": nothing was touched", hint)
 
 
-def _refuse_overlapping(operations: Sequence[Operation], observed: State) -> None:
+def _refuse_overlapping(new: Sequence[NftElement], operations: Sequence[Operation], observed: State) -> None:
     """A range beside what stays: of what is in one map the kernel refuses the newcomer, of what is in two it takes either."""
-    new = [o.after for o in operations if isinstance(o, Create) and isinstance(o.after, NftElement) and is_port(o.after)]
-    if not new:
-        return
     changed = {o.before.key for o in operations if isinstance(o, Delete | Update)}
-    stays = (r for key, r in observed.items() if isinstance(r, NftElement) and is_port(r) and key not in changed)
+    stays = (r for key, r in observed.items() if is_port(r) and key not in changed)
     entries = sorted(
         ((*_span(e), is_new, e) for its, is_new in ((new, True), (stays, False)) for e in its), key=lambda it: it[:4]
     )
@@ -108,7 +107,7 @@ def _tunnels(resources: Iterable[Resource]) -> list[tuple[int, Link]]:
 def _datagram_ports(resources: Iterable[Resource]) -> list[tuple[int, int, NftElement]]:
     found = []
     for resource in resources:
-        if isinstance(resource, NftElement) and resource.set_name in MAPS and resource.parts[-2] == "udp":
+        if is_port(resource) and resource.parts[-2] == "udp":
             _, first, last = _span(resource)
             found.append((first, last, resource))
     return found
@@ -127,10 +126,6 @@ def forget_stale(operations: Iterable[Operation], traffic: Traffic, *, just_read
                 made[operation.after] = None
     if gone or made:
         traffic.forget([element for element in gone if element not in made], list(made))
-
-
-def is_port(resource: object) -> bool:
-    return isinstance(resource, NftElement) and resource.set_name in MAPS
 
 
 def called(key: Key, port: int | None = None) -> str:

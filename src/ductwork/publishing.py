@@ -151,7 +151,7 @@ class _Change:
         if not isinstance(resource, NftElement) or resource.owner is None or resource.owner.site != self.known.site:
             return False
         about = resource.key in self.opened or resource.key in self.closed
-        if resource.set_name in ports.MAPS:
+        if ports.is_port(resource):
             return resource.owner.origin == PUBLISH and about
         return about or (
             self.serving is not None and resource.set_name in ports.SETS and resource.owner.network == self.known.network.name
@@ -190,7 +190,7 @@ class Publisher:
         network, host = found.owner.network, found.known.host
         port = PublishedPort(*found.id, network, host, request.protocol, first, last, to, to == to_last, address, PUBLISH)
         self._refuse_unreached(port, found)
-        for site, other in self.others(near=port):
+        for site, other in self.published(near=port):
             if other != port and ports.clash(port, other):
                 _refuse_taken(site, other)
         self.refuse_held_at_loopback([port])
@@ -245,21 +245,18 @@ class Publisher:
         values = [value for value in self._store.remembered(PUBLICATIONS).values() if value["site"] == site]
         return tuple(port for port in (serial.decode(value["port"]) for value in values) if port.host == host)
 
-    def all(self) -> Iterator[tuple[str, PublishedPort]]:
-        """(site, port) of everything that files, people and labels publish here, whether or not its container runs."""
-        return self.others()
-
-    def others(self, than: str = "", near: PublishedPort | None = None) -> Iterator[tuple[str, PublishedPort]]:
-        """Of everything but a site's file and what it permits labels; `near`: of files, what has to do with its numbers."""
+    def published(self, *, but: str = "", near: PublishedPort | None = None) -> Iterator[ports.Other]:
+        """(site, port) of everything that files, people and labels publish here, whether or not its container runs. `but`: a
+        site whose file's and labels' are left out; `near`: of files, what has to do with its numbers."""
         numbers = self._store.remembered(_NUMBERS)
-        sites = [name for name, its in numbers.items() if name != than and (near is None or _is_near(its, near))]
+        sites = [name for name, its in numbers.items() if name != but and (near is None or _is_near(its, near))]
         by_file: Mapping[str, Any] = self._store.remembered(_BY_FILE) if sites else {}
         for site in sites:
             found = (serial.decode(port) for port in by_file[site]["ports"] if near is None or _overlap(port, near))
             yield from ((site, port) for port in found)
         for value in self._store.remembered(PUBLICATIONS).values():
             yield str(value["site"]), serial.decode(value["port"])
-        yield from (other for other in self._by_labels.opened() if other[0] != than)
+        yield from (other for other in self._by_labels.opened() if other[0] != but)
 
     def at_loopback(self, wanted: Callable[[str, int], bool]) -> set[tuple[str, int]]:
         """(protocol, port) of what the agent relays now."""
@@ -268,7 +265,7 @@ class Publisher:
     def relayed(self) -> dict[tuple[Protocol, int], tuple[IPAddress, int]]:
         """(protocol, port) → where it leads, of the ports that are open at ::1 too; IPv6 rather than IPv4. A port on ::1 comes
         before one on all. Of more than `RELAYED_AT_MOST`, the longest ranges are left out."""
-        open_there = [port for _, port in self.all() if ports.at_loopback(port) and port.protocol != "sctp"]
+        open_there = [port for _, port in self.published() if ports.at_loopback(port) and port.protocol != "sctp"]
         open_there.sort(key=lambda port: (port.address != ports.LOOPBACK6, port.last - port.first))
         leads_to: dict[tuple[str, str], IPAddress] = {}
         for container in dict.fromkeys(port.container for port in open_there):
@@ -371,7 +368,7 @@ class Publisher:
     def refuse_taken(self, site: Site, host: str) -> None:
         """Of what a file publishes. Errors: `ConflictError`."""
         mine = [port for port in site.ports if port.host == host]
-        for taken in ports.clashing(mine, self.others(site.name)) if mine else ():
+        for taken in ports.clashing(mine, self.published(but=site.name)) if mine else ():
             _refuse_taken(*taken)
         self.refuse_held_at_loopback(mine)
 
@@ -382,7 +379,7 @@ class Publisher:
         held = {place: who for place, who in found.items() if who}
         if not held:
             return
-        known = ports.covering(port for _, port in self.all() if ports.at_loopback(port))
+        known = ports.covering(port for _, port in self.published() if ports.at_loopback(port))
         for (protocol, number), who in held.items():
             if not known(protocol, number):
                 message = f"port {number}/{protocol} of this host is held by {who}, at ::1: nothing was touched"
@@ -507,7 +504,7 @@ def _key(port: PublishedPort) -> str:
 
 def _is_published(resource: Resource) -> bool:
     by_hand = resource.owner is not None and resource.owner.origin == PUBLISH
-    return by_hand and isinstance(resource, NftElement) and resource.set_name in ports.MAPS
+    return by_hand and ports.is_port(resource)
 
 
 def _is_loopback(sysctl: Sysctl) -> bool:

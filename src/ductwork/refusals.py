@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ductwork import desire
 from ductwork.errors import ConflictError, ContainerError, MissingToolError
 from ductwork.goals import Observation
-from ductwork.openings import Traffic, is_port, port_in_the_way, refuse_held, translated
+from ductwork.openings import Traffic, port_in_the_way, refuse_held, translated
 from ductwork.planner import Plan
 from ductwork.resources import (
     HOST,
@@ -31,6 +31,7 @@ from ductwork.resources import (
     Update,
 )
 from ductwork.runtimes import Sandbox
+from ductwork.services.ports import is_port
 from ductwork.system import Machine
 
 _NAMED = 4
@@ -84,7 +85,7 @@ def refuse_impossible(found: Plan, observed: State, traffic: Traffic, machine: M
 
 
 def in_the_way(found: Resource) -> str:
-    if isinstance(found, NftElement) and is_port(found):
+    if is_port(found):
         return port_in_the_way(found)
     owner = found.owner
     network = f", network {owner.network}" if owner and owner.network else ""

@@ -216,7 +216,7 @@ def _ports(front: Local, request: Ports) -> Published:
     from ductwork.inspect.ports import rows
 
     with front.build() as engine:
-        return Published(tuple(rows(engine.publisher.all(), engine.observe().state, engine.publisher.at_loopback)))
+        return Published(tuple(rows(engine.publisher.published(), engine.observe().state, engine.publisher.at_loopback)))
 
 
 _DOERS: dict[type[Request[Any]], Callable[[Local, Any], Any]] = {

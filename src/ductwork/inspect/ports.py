@@ -18,7 +18,7 @@ def rows(published: Iterable[tuple[str, PublishedPort]], state: State, relayed: 
     published = list(published)
     at_loopback = [port for _, port in published if port.address == ports.LOOPBACK6]
     by_relay = relayed(ports.covering(at_loopback)) if at_loopback else ()
-    there = {key: r for key, r in state.items() if isinstance(r, NftElement) and r.set_name in ports.MAPS}
+    there = {key: r for key, r in state.items() if ports.is_port(r)}
     for site, port in published:
         found = [there.pop(key) for key in ports.keys(port) if key in there and _is_whose(there[key], site, port.origin)]
         last = port.to if port.to_one else port.to + port.last - port.first

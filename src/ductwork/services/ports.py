@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import TypeGuard
 
 from ductwork.drivers import Facts, View, on_host
 from ductwork.drivers.inside import leads_out
 from ductwork.naming import bridge_ifname
 from ductwork.resources import HOST, IPAddress, IptablesRule, Key, NftElement, Owner, Resource, Sysctl
 from ductwork.services import nat
-from ductwork.services.ruleset import TABLE, inet_table
+from ductwork.services.ruleset import PORT_MAPS, TABLE, inet_table
 from ductwork.site.model import Attachment, Network, PublishedPort
 
-MAPS = frozenset(f"{kind}{at}{version}" for kind in ("ports", "ranges", "funnels") for at in ("", "_at") for version in (4, 6))
+MAPS = frozenset(f"{kind}{at}{version}" for kind in PORT_MAPS for at in ("", "_at") for version in (4, 6))
 """A port that leads to one; ports that lead to the same of the container's; ports that all lead to one."""
 _SPOKEN_BY = frozenset({"bridge", "ovs", "vlan", "macvlan", "ipvlan"})
 """The kinds of links of ours by which a host speaks to containers."""
@@ -75,6 +76,10 @@ def _written(address: IPAddress) -> str:
     return str(address)
 
 
+def is_port(resource: object) -> TypeGuard[NftElement]:
+    return isinstance(resource, NftElement) and resource.set_name in MAPS
+
+
 def keys(port: PublishedPort) -> list[Key]:
     """Of its elements, wherever they lead."""
     return [element.key for element in elements(port, ANYWHERE, "")]
@@ -104,7 +109,7 @@ def covering(ports: Iterable[PublishedPort]) -> Callable[[str, int], bool]:
 
 def clash(one: PublishedPort, other: PublishedPort) -> bool:
     """Whether both take a port of a host, however it is written. One on an address comes before one on all."""
-    if one.protocol != other.protocol or one.last < other.first or other.last < one.first:
+    if not _share_a_number(one, other):
         return False
     places = ({_place(port, version) for version in (4, 6)} - {None} for port in (one, other))
     return one.address == other.address or not next(places).isdisjoint(next(places))
@@ -126,9 +131,11 @@ def clashing(ports: Iterable[PublishedPort], others: Iterable[Other]) -> Iterato
 
 def meets(one: PublishedPort, other: PublishedPort) -> bool:
     """Whether a packet may be for both: one on an address would take what one on all is sent there."""
-    if one.protocol != other.protocol or one.last < other.first or other.last < one.first:
-        return False
-    return any(_covers(one, other, version) for version in (4, 6))
+    return _share_a_number(one, other) and any(_covers(one, other, version) for version in (4, 6))
+
+
+def _share_a_number(one: PublishedPort, other: PublishedPort) -> bool:
+    return one.protocol == other.protocol and one.first <= other.last and other.first <= one.last
 
 
 def _covers(one: PublishedPort, other: PublishedPort, version: int) -> bool:

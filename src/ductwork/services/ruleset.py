@@ -62,7 +62,7 @@ _INET_SETS = (
     ("set", "masked_legs", "type ifname;"),
 )
 
-_PORT_MAPS = ("ports", "ranges", "funnels")
+PORT_MAPS = ("ports", "ranges", "funnels")
 _AT, _TO4, _TO6 = "inet_proto . inet_service", "ipv4_addr . inet_service", "ipv6_addr . inet_service"
 _RANGES = "flags interval; counter;"
 
@@ -150,10 +150,10 @@ _PORTS = (
         (
             "fib daddr type != local return",
             "ip6 daddr ::1 return",
-            *(f"{_PORTED} dnat ip to ip daddr . meta l4proto . th dport map @{kind}_at4" for kind in _PORT_MAPS),
-            *(f"{_PORTED} dnat ip6 to ip6 daddr . meta l4proto . th dport map @{kind}_at6" for kind in _PORT_MAPS),
-            *(f"{_PORTED} dnat ip to meta l4proto . th dport map @{kind}4" for kind in _PORT_MAPS),
-            *(f"{_PORTED} dnat ip6 to meta l4proto . th dport map @{kind}6" for kind in _PORT_MAPS),
+            *(f"{_PORTED} dnat ip to ip daddr . meta l4proto . th dport map @{kind}_at4" for kind in PORT_MAPS),
+            *(f"{_PORTED} dnat ip6 to ip6 daddr . meta l4proto . th dport map @{kind}_at6" for kind in PORT_MAPS),
+            *(f"{_PORTED} dnat ip to meta l4proto . th dport map @{kind}4" for kind in PORT_MAPS),
+            *(f"{_PORTED} dnat ip6 to meta l4proto . th dport map @{kind}6" for kind in PORT_MAPS),
         ),
     ),
     # Ahead of everybody's dstnat, as below.
