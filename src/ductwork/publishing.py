@@ -249,9 +249,9 @@ class Publisher:
         """(site, port) of everything that files, people and labels publish here, whether or not its container runs. `but`: a
         site whose file's and labels' are left out; `near`: of files, what has to do with its numbers."""
         numbers = self._store.remembered(_NUMBERS)
-        sites = [name for name, its in numbers.items() if name != but and (near is None or _is_near(its, near))]
+        sites = {name for name, its in numbers.items() if name != but and (near is None or _is_near(its, near))}
         by_file: Mapping[str, Any] = self._store.remembered(_BY_FILE) if sites else {}
-        for site in sites:
+        for site in (name for name in by_file if name in sites):
             found = (serial.decode(port) for port in by_file[site]["ports"] if near is None or _overlap(port, near))
             yield from ((site, port) for port in found)
         for value in self._store.remembered(PUBLICATIONS).values():
@@ -284,10 +284,10 @@ class Publisher:
     def note(self, site: Site, host: str) -> None:
         """What a site that has been applied publishes: that `unpublish` leaves what it needs."""
         by_file = [port for port in site.ports if port.host == host and port.origin != PUBLISH]
-        told: dict[str, object] | None = {"ports": serial.encode(by_file)} if by_file else None
-        if self._store.remembered(_BY_FILE).get(site.name) != told:
-            self._store.remember(_BY_FILE, site.name, told)
-            self._store.remember(_NUMBERS, site.name, _numbers(by_file) if told else None)
+        for kind, its in ((_BY_FILE, {"ports": serial.encode(by_file)}), (_NUMBERS, _numbers(by_file))):
+            told = its if by_file else None
+            if self._store.remembered(kind).get(site.name) != told:
+                self._store.remember(kind, site.name, told)
         served: dict[str, set[tuple[str, str]]] = {
             f"{site.name}/{name}": set() for name, its in site.labels.items() if its.ports
         }
@@ -375,7 +375,8 @@ class Publisher:
     def refuse_held_at_loopback(self, its: Iterable[PublishedPort]) -> None:
         """Where the agent relays, no element meets whoever listens. Errors: `ConflictError`, but for ports that are published
         already."""
-        found = self._reconciler.traffic.at_loopback(ports.covering(filter(ports.at_loopback, its)))
+        there = [port for port in its if ports.at_loopback(port)]
+        found = self._reconciler.traffic.at_loopback(ports.covering(there)) if there else {}
         held = {place: who for place, who in found.items() if who}
         if not held:
             return

@@ -8,9 +8,10 @@ import socket
 import pytest
 from conftest import inside
 from host import World
-from test_publish import HOST, SITE, publish, unpublish, world
+from test_publish import HOST, SITE, listed, publish, unpublish, world
 
 from ductwork.errors import ConflictError, DuctworkError
+from ductwork.store.sqlite import SqliteStore
 
 __all__ = ["world"]
 pytestmark = pytest.mark.netns
@@ -26,6 +27,22 @@ def test_a_lost_store_and_a_range_of_the_file(world: World, forgotten: str) -> N
     with pytest.raises(ConflictError, match=f"port {forgotten}/tcp leads to .* already, and belongs to publish office"):
         world.apply(SITE + 'ports: [{listen: 8004-8010, to: "netns:<web>:8004-8010"}]\n')
     world.apply(SITE + 'ports: [{listen: 8004-8010, to: "netns:<web>:8004-8010", protocol: udp}]\n')
+
+
+@pytest.mark.parametrize("lost", ["ports", "numbers of ports"])
+def test_what_is_remembered_in_half(world: World, lost: str) -> None:
+    """Whoever was killed between the two: `apply` makes it whole. At ::1, nothing but the memory tells of a port."""
+    site = SITE + 'ports: [{listen: "[::1]:8088", to: "netns:<web>:80"}]\n'
+    world.settle(site)
+    [file] = world.state.glob("*.db")
+    store = SqliteStore(file)
+    [name] = store.remembered(lost)
+    store.remember(lost, name, None)
+    store.close()
+    assert listed(world) in ([], [("[::1]:8088", "tcp", "site", "needs the agent")])
+    world.apply(site)
+    with pytest.raises(ConflictError, match="is published already by site"):
+        publish(world, "[::1]:8088", "<db>:80")
 
 
 @pytest.mark.parametrize(("where", "to", "part"), [("7000-7002", "<web>:79-81", "7001"), ("7000", "<web>:79", "0.0.0.0:7000")])
