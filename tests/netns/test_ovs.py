@@ -278,7 +278,7 @@ def test_isolated_on_a_lan(switched: Switched, spoofing: str) -> None:
 @contextmanager
 def heard(ns: str, device: str) -> Iterator[list[str]]:
     """What tcpdump shows of a device meanwhile, a line for each frame."""
-    argv = ["ip", "netns", "exec", ns, "tcpdump", "-lneni", device, "arp or vlan"]
+    argv = ["ip", "netns", "exec", ns, "tcpdump", "--immediate-mode", "-lneni", device, "arp or vlan"]
     found: list[str] = []
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stderr

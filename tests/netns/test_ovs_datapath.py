@@ -171,7 +171,7 @@ def test_vlans_across_two_hosts(switch: Switch, tmp_path: Path) -> None:
             each.ovs.vsctl("add-port", "ovs0", "eth0")
         one, two = switch.plug(2, "tag=100"), switch.plug(3, "tag=200")
         three, four = other.plug(4, "tag=100"), other.plug(5, "tag=200")
-        argv = ["ip", "netns", "exec", other.host, "tcpdump", "-lneq", "-i", "eth0", "vlan", "and", "arp"]
+        argv = ["ip", "netns", "exec", other.host, "tcpdump", "--immediate-mode", "-lneq", "-i", "eth0", "vlan", "and", "arp"]
         wire = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         with wire, Ear(four, "eth1") as ear:
             assert wire.stdout and wire.stderr

@@ -48,8 +48,9 @@ def trunks(lan: Lan, *vlans: int) -> None:
 
 @contextmanager
 def captured(ns: str, device: str, file: Path) -> Iterator[list[str]]:
-    """All frames that pass, one line each, there at the end."""
-    argv = ["ip", "netns", "exec", ns, "tcpdump", "-U", "-i", device, "-w", str(file)]
+    """All frames that pass, one line each, there at the end. (Without immediate mode those of the last second are in a block
+    that the kernel has not handed over, and die with tcpdump.)"""
+    argv = ["ip", "netns", "exec", ns, "tcpdump", "--immediate-mode", "-U", "-i", device, "-w", str(file)]
     lines: list[str] = []
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
