@@ -26,13 +26,14 @@ from ductwork.held import HeldNamespaces
 from ductwork.journal import Journal
 from ductwork.netns import RUN_DIRECTORY
 from ductwork.reconciler import Reconciler
-from ductwork.resources import HOST, Backend, IPNetwork, Key, NftElement, NicFacts
+from ductwork.resources import HOST, IPNetwork, Key, NftElement, NicFacts
 from ductwork.runtimes import Runtime, Tags
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
 from ductwork.system import System
 
 if TYPE_CHECKING:
+    from ductwork.backends.iptables import IptablesBackend
     from ductwork.backends.netlink.listeners import Askable
     from ductwork.backends.nftables import NftablesBackend
     from ductwork.site.model import Site
@@ -68,10 +69,10 @@ def build_engine(
 
     def system(open_netns: Callable[[str], int]) -> System:
         netlinks.append(NetlinkBackend(open_netns, gate))
-        families = frozenset(f for f, program in (("ip", "iptables"), ("ip6", "ip6tables")) if shutil.which(program))
         switches = OvsdbBackend(gate, _databases(store))
         machine = _Machine(netlinks[0], visitor, switches, fetches)
-        filters, traffic = (nft, _iptables(gate)), _Traffic(netlinks[0])
+        iptables, traffic = _iptables(gate), _Traffic(netlinks[0])
+        filters, families = (nft, iptables), frozenset(iptables.programs)
         return System(
             netlinks[0], SysctlBackend(gate), filters, switches, nft, families, visitor, netns.cookie, machine, traffic
         )
@@ -112,6 +113,11 @@ class _Machine:
 
         found = NicReader().read(names)
         return {name: replace(facts, virtual=False) for name, facts in found.items()} if self._fetches else found
+
+    def mentions(self, nics: Sequence[str]) -> Mapping[str, list[str]]:
+        from ductwork.backends.nic_mentions import mentions
+
+        return mentions(nics)
 
     def missing(self, features: Iterable[str]) -> dict[str, str]:
         from ductwork.backends.kernel import missing
@@ -219,10 +225,11 @@ def _nftables(gate: Callable[[str], None]) -> NftablesBackend:
     return NftablesBackend(gate)
 
 
-def _iptables(gate: Callable[[str], None]) -> Backend:
-    from ductwork.backends.iptables import IptablesBackend
+def _iptables(gate: Callable[[str], None]) -> IptablesBackend:
+    """For the families whose program is installed."""
+    from ductwork.backends.iptables import PROGRAMS, IptablesBackend
 
-    return IptablesBackend(gate)
+    return IptablesBackend(gate, {family: program for family, program in PROGRAMS.items() if shutil.which(program)})
 
 
 def _netns_runtime() -> Runtime:

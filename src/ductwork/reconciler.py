@@ -295,7 +295,7 @@ class Reconciler:
                 *self.resolver.notes,
                 *(f"{nic} is gone: it has died with the container that it was lent to" for nic in lost),
                 *lookout.report(),
-                *warnings(observation, transaction.operations, self._held is not None),
+                *warnings(transaction.operations, self._system.machine, self._held is not None),
                 *self._system.machine.obstacles(*forwarded(desired)),
             ),
             goal.title,

@@ -1,8 +1,8 @@
 """Why nothing is touched: what is in the way or is not there, and containers that cannot be attached; and what is said beside
 what is done.
 
-Invariant: changes nothing, and but for `refuse_impossible` asks nobody; the words name what was found, whose it is, and the
-next step.
+Invariant: changes nothing, and but for `refuse_impossible` and `warnings` asks nobody; the words name what was found, whose it
+is, and the next step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ductwork import desire
 from ductwork.errors import ConflictError, ContainerError, MissingToolError
-from ductwork.goals import Observation
 from ductwork.openings import Traffic, port_in_the_way, refuse_held, translated
 from ductwork.planner import Plan
 from ductwork.resources import (
@@ -22,7 +21,6 @@ from ductwork.resources import (
     Key,
     Link,
     NftElement,
-    NicFacts,
     NicSpec,
     Operation,
     Port,
@@ -99,7 +97,7 @@ def unsettled(found: Plan) -> list[str]:
     return [f"{operation.target.key}: it does not stay as it was made" for operation in found.operations]
 
 
-def warnings(observation: Observation, operations: Sequence[Operation], fetching: bool) -> Iterator[str]:
+def warnings(operations: Sequence[Operation], machine: Machine, fetching: bool) -> Iterator[str]:
     """What becomes of NICs without us (`fetching`: we see to that), and what else names those that have become ports, which is
     not ours to change."""
     taken = {o.after.link for o in operations if isinstance(o, Create) and isinstance(o.after, Port) and o.after.is_uplink}
@@ -107,9 +105,8 @@ def warnings(observation: Observation, operations: Sequence[Operation], fetching
         if isinstance(o, Create) and isinstance(o.after, Link) and isinstance(o.after.spec, NicSpec):
             home = f"when {o.after.netns} ends, {o.after.spec.device} comes back to the machine's first namespace"
             yield f"{home}, down and without its addresses, until `ductwork apply` or `destroy` sees to it"
-    for nic in sorted(taken):
-        for mention in observation.facts.nics.get(nic, NicFacts()).mentions:
-            yield f"{mention}: it names {nic}, whose addresses are elsewhere now"
+    for nic, mentions in machine.mentions(sorted(taken)).items() if taken else ():
+        yield from (f"{mention}: it names {nic}, whose addresses are elsewhere now" for mention in mentions)
     yield from translated(operations)
 
 

@@ -5,7 +5,7 @@ Invariant: nothing in here does anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -65,6 +65,9 @@ class Machine(Protocol):
 
     def nics(self, names: Iterable[str]) -> dict[str, NicFacts]:
         """Of those that are here."""
+
+    def mentions(self, nics: Sequence[str]) -> Mapping[str, list[str]]:
+        """NIC → what else names it (policy and firewall rules, bound sockets), for a person."""
 
     def missing(self, features: Iterable[str]) -> dict[str, str]:
         """Of what a plan needs of the kernel and its daemons, what is not there → what to do."""

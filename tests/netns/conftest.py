@@ -137,14 +137,14 @@ def run(*argv: str, check: bool = True) -> str:
 
 
 def sh(ns: str, *argv: str, check: bool = True) -> str:
-    """Run a program in a namespace."""
-    return run("ip", "netns", "exec", ns, *argv, check=check)
+    """Run a program in a namespace; its /sys is this one's. (`ip netns exec` is a program more, which mounts another.)"""
+    return inside(ns, lambda: run(*argv, check=check))
 
 
 def ping(ns: str, address: str, count: int = 1) -> bool:
     """Whether a reply comes within a second. A refused neighbour or a drop is False alike."""
-    argv = ["ip", "netns", "exec", ns, "ping", "-n", "-c", str(count), "-W", "1", address]
-    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    argv = ["ping", "-n", "-c", str(count), "-W", "1", address]
+    return inside(ns, lambda: subprocess.run(argv, capture_output=True, check=False)).returncode == 0
 
 
 def inside(ns: str, work: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from conftest import inside, ping, sh, until
+from test_antispoof import mac_of
 
 from ductwork.backends.iptables import IptablesBackend
 from ductwork.backends.nftables import NftablesBackend
@@ -389,7 +390,7 @@ def test_gateway_stays_out_of_the_tunnel(make: Callable[[str], str], family: int
     assert address(1, 2, family) not in sh(hosts[1], "ip", "neigh"), "the question does not get there either"
     sh(pod, "ip", "neigh", "flush", "all")
     sh(hosts[1], "ping", "-n", "-c", "1", "-W", "1", "-I", gateway, address(1, 2, family), check=False)
-    there = sh(hosts[1], "cat", "/sys/class/net/dw-pods/address").strip()
+    there = mac_of(hosts[1], "dw-pods")
     assert there not in sh(pod, "ip", "neigh"), "the gateway's own question teaches nobody its MAC"
     world.give(hosts[0], "dw-pods", gateway)
     assert until(lambda: ping(pod, gateway)), "its own host's bridge"

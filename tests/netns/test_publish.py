@@ -16,6 +16,7 @@ from agent_process import AgentProcess
 from conftest import inside, sh, until
 from docker_host import DockerHost
 from host import World, same, snapshot
+from test_antispoof import mac_of
 
 from ductwork.engine import AttachRequest
 from ductwork.errors import ConflictError, DuctworkError
@@ -277,7 +278,7 @@ def test_a_file_does_not_take_what_was_opened_by_hand(world: World, where: str) 
 def test_the_loopbacks_port_is_not_reached_from_the_wire(world: World) -> None:
     """A frame to 127.0.0.1, by a device that nothing is served on."""
     world.settle(SITE + 'ports:\n  - {listen: "127.0.0.1:8088", to: "netns:<web>:7", protocol: udp}\n')
-    mac = sh(world.host, "cat", "/sys/class/net/eth0/address").strip()
+    mac = mac_of(world.host, "eth0")
     with inside(world.names["web"], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as opened:
         opened.bind(("0.0.0.0", 7))
         opened.settimeout(SILENCE)

@@ -19,7 +19,7 @@ import ovs_host
 import pytest
 from agent_process import AgentProcess
 from conftest import inside, ping, sh, until
-from host import World, build_world, same
+from host import World, build_world, same, snapshot
 from lan import Lan
 from ovs_host import OvsHost
 
@@ -333,7 +333,8 @@ class Stage:
         return reached(self.names[name], addresses)
 
     def snapshots(self) -> list[object]:
-        return [world.snapshot() for world in self.hosts.values()]
+        """Of the hosts, and of the containers, which each of them knows."""
+        return [snapshot(ns) for ns in (*(world.host for world in self.hosts.values()), *self.names.values())]
 
 
 @pytest.fixture

@@ -175,12 +175,12 @@ def test_what_else_is_refused(message: str, hint: str, links: list[Link], facts:
         ([made("mv1", "macvlan", MacvlanSpec("eth1", "bridge"))], {}),
         ([made("dw-vx", "vxlan", VxlanSpec(42, 4789, None, "eth0"), owner=Owner("other", "site", "pods"))], {}),
         ([], {"nics": {"eth1": NicFacts(manager="NetworkManager", wireless=True, lease="dhclient")}}),
-        ([], seen(NicFacts(mentions=("ip rule 100: iif eth0",), virtual=True))),
+        ([], seen(NicFacts(virtual=True))),
         ([], {"routes": (Route(HOST, ip_network("0.0.0.0/0"), "eth0", ip_address("192.168.1.254")),)}),
     ],
 )
 def test_what_goes_together_is_not_refused(links: list[Link], facts: dict[str, object]) -> None:
-    """Another NIC's own affairs, our own VXLAN, which is made anew on the bridge, and what merely names the NIC."""
+    """Another NIC's own affairs, our own VXLAN, which is made anew on the bridge, and a NIC that dies with its namespace."""
     wanted("bridge", *links, **facts)
 
 

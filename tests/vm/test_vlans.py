@@ -224,7 +224,7 @@ def test_the_printed_commands_do_the_same(hosts: Hosts) -> None:
     alpha.destroy()
 
 
-STRIDE = 23
+STRIDE = 9
 
 
 def test_killed_at_a_few_sends(hosts: Hosts) -> None:

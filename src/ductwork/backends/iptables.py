@@ -25,19 +25,19 @@ _MOST_COPIES = 16
 
 
 class IptablesBackend:
-    """Reads and changes IptablesRule. `programs`: family → the program to run."""
+    """Reads and changes IptablesRule. `programs`: family → the program to run; of other families nothing is read."""
 
     kinds: frozenset[type] = frozenset({IptablesRule})
 
     def __init__(self, gate: Callable[[str], None] = lambda _: None, programs: Mapping[str, str] = PROGRAMS) -> None:
         self._gate = gate
-        self._programs = programs
+        self.programs = programs
 
     def read(self, netns: str, links: frozenset[str] | None) -> list[Resource]:
         """The rules that are there; none where the program is not installed."""
         if netns != HOST:
             return []
-        return [rule for family in PROGRAMS if (rule := self._found(IptablesRule(family, owner=SHARED)))]
+        return [rule for family in self.programs if (rule := self._found(IptablesRule(family, owner=SHARED)))]
 
     def apply(self, netns: str, operations: Sequence[Operation]) -> list[Outcome]:
         return [Outcome(operation, self._apply(operation)) for operation in operations]
@@ -55,8 +55,11 @@ class IptablesBackend:
         own = [["-A", chain, *rule.rule] in its for chain, its in zip((CHAIN, FORWARD), lines, strict=True)]
         return replace(rule, passes=self._is_reached(rule, lines[0]) and not _bars(rule, lines[1])) if any(own) else None
 
+    def _program(self, rule: IptablesRule) -> str:
+        return self.programs.get(rule.family, PROGRAMS[rule.family])
+
     def _listing(self, rule: IptablesRule, chain: str) -> list[list[str]]:
-        listing = run([self._programs[rule.family], "-w", "10", "-S", chain])
+        listing = run([self._program(rule), "-w", "10", "-S", chain])
         return [shlex.split(line) for line in listing.out.splitlines()]
 
     @staticmethod
@@ -93,7 +96,7 @@ class IptablesBackend:
     def _drop_empty_table(self, rule: IptablesRule) -> None:
         """iptables-nft makes the table `filter` for its first chain, and leaves it behind when the last one has gone."""
         try:
-            if "nf_tables" not in run([self._programs[rule.family], "--version"]).out:
+            if "nf_tables" not in run([self._program(rule), "--version"]).out:
                 return
             listing = run(["nft", "-j", f"list table {rule.family} filter"])
             if listing.code or any({"metainfo", "table"}.isdisjoint(e) for e in json.loads(listing.out)["nftables"]):
@@ -106,7 +109,7 @@ class IptablesBackend:
 
     def _change(self, rule: IptablesRule, *words: str) -> Result:
         self._gate("before")
-        result = run([self._programs[rule.family], "-w", "10", *words])
+        result = run([self._program(rule), "-w", "10", *words])
         self._gate("after")
         return result
 

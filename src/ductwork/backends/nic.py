@@ -1,5 +1,5 @@
-"""What only the machine can tell of a NIC: whether it is wireless, who manages it, who renews its lease, what names it, and
-what is on it that nobody carries.
+"""What only the machine can tell of a NIC: whether it is wireless, who manages it, who renews its lease, and what is on it that
+nobody carries.
 
 Invariant: only what was asked for is looked at, all of it in the network namespace of the calling thread. /sys is not: it
 shows the namespace that it was mounted in. Nothing is changed, and what cannot be asked (a program that is not installed)
@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
-from ductwork.backends import nic_daemons, nic_mentions
+from ductwork.backends import nic_daemons
 from ductwork.backends.netlink.wire import NetlinkSocket, attributes, string, text, u32
 from ductwork.resources import NicFacts
 
@@ -49,7 +49,7 @@ _U16 = struct.Struct("=H")
 
 class NicReader:
     def read(self, names: Iterable[str]) -> dict[str, NicFacts]:
-        """The facts of those NICs that are there. It runs programs, some 50 ms of them: not for each look."""
+        """The facts of those NICs that are there."""
         with NetlinkSocket() as opened:
             answers = (
                 (name, opened.get(_RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name))) for name in names
@@ -60,7 +60,6 @@ class NicReader:
         if not links:
             return {}
         processes = nic_daemons.processes()
-        mentions = nic_mentions.mentions(list(links))
         found = {}
         for name, (index, kind) in links.items():
             manager = nic_daemons.manager(name, index, processes)
@@ -69,7 +68,6 @@ class NicReader:
                 wireless=_is_wireless(name, index),
                 manager=manager,
                 lease=client or (manager or UNKNOWN_CLIENT if name in leased else ""),
-                mentions=tuple(mentions[name]),
                 virtual=kind not in _GOES_HOME,
                 stays=stays[name],
             )

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class NicFacts:
     """`wireless`: it cannot be bridged. `manager`: who manages it (`NetworkManager`, `systemd-networkd`, …), empty: nobody.
-    `lease`: who renews its DHCP lease, empty: it has none. `mentions`: what else names it (policy and firewall rules, bound
-    sockets), for a person. `virtual`: it dies with the namespace that it is in, and nobody fetches it. `stays`: what the host
-    has on it that would not go along (`local 192.0.2.0/24`), for a person."""
+    `lease`: who renews its DHCP lease, empty: it has none. `virtual`: it dies with the namespace that it is in, and nobody
+    fetches it. `stays`: what the host has on it that would not go along (`local 192.0.2.0/24`), for a person."""
 
     wireless: bool = False
     manager: str = ""
     lease: str = ""
-    mentions: tuple[str, ...] = ()
     virtual: bool = False
     stays: tuple[str, ...] = ()
 
