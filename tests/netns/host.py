@@ -200,9 +200,9 @@ def snapshot(ns: str) -> dict[str, Any]:
 
 
 def _snapshot() -> dict[str, Any]:
-    asked = ("route show table all", "rule show", "neighbour show nud permanent")
+    asked = ("route show table all", "rule show", "neighbour show nud permanent")  # of both families, but for rules
     found = dict(zip(("links", "addresses", *asked), _ip([], "link show", "address show", *asked), strict=True))
-    found |= {f"{what} -6": listed for what, listed in zip(asked, _ip(["-6"], *asked), strict=True)}
+    found["rule show -6"] = _ip(["-6"], "rule show")[0]
     found["fdb"] = [entry for entry in _json("bridge", "-j", "fdb", "show") if _is_somebodys(entry)]
     found["nft"] = _json("nft", "-j", "list", "ruleset")["nftables"]
     found["tc"] = _json("tc", "-j", "qdisc", "show")

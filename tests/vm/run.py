@@ -38,7 +38,8 @@ class Run:
         self.wanted = wanted
         self.machines: list[Machine] = []
         self.folder = Path(tempfile.mkdtemp(prefix="ductwork-vm-"))
-        self._command = ["env", "CI=true", "PYTHONPATH=tests/vm", *PYTEST, "-p", "claims", "-vv", "-rs", *arguments]
+        told = ["-vv", "-rs", "--durations=20"]
+        self._command = ["env", "CI=true", "PYTHONPATH=tests/vm", *PYTEST, "-p", "claims", *told, *arguments]
         self._shown: dict[Path, int] = {}
         self._to_look_at = False
 
