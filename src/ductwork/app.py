@@ -181,6 +181,7 @@ def event_sources(site: Site, host: str, file: Path) -> dict[str, Callable[[], S
     from ductwork.backends.ovsdb.events import SwitchEvents
     from ductwork.runtimes.docker_events import DockerEvents
     from ductwork.runtimes.netns_events import NetnsEvents
+    from ductwork.runtimes.pid_events import PidEvents
     from ductwork.runtimes.podman import PodmanRuntime
 
     if site.labels:
@@ -192,6 +193,7 @@ def event_sources(site: Site, host: str, file: Path) -> dict[str, Callable[[], S
         "netlink": lambda: events.link_events(nics),
         "nftables": lambda: events.filter_events(TABLE),
         "netns": NetnsEvents,
+        "pid": PidEvents,
         "docker": DockerEvents,
         "podman": lambda: DockerEvents(PodmanRuntime),
     }

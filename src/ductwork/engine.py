@@ -149,9 +149,12 @@ class Engine:
         """Whether the file, or what was attached by hand or by labels, may mean a container RUNTIME:NAME."""
         if self._labelled.concerns(site, container):
             return True
-        remembered = (key.rpartition("/")[0] for key in self._store.remembered(BY_HAND))
-        references = {attachment.container for attachment in site.on(host)}.union(remembered)
-        return any(_is_called(reference, container) or _is_identifier(reference) for reference in references)
+        return any(_is_called(name, container) or _is_identifier(name) for name in self.references(site, host))
+
+    def references(self, site: Site, host: str) -> set[str]:
+        """The containers that the file has, or that somebody has attached, as they are named there."""
+        by_hand = (key.rpartition("/")[0] for key in self._store.remembered(BY_HAND))
+        return {attachment.container for attachment in site.on(host)}.union(by_hand)
 
     def plug_in(self, site: Site, host: str, container: str, *, dad: bool = True) -> Report | None:
         """A container (RUNTIME:NAME) that has started: what the file, `attach` and its labels plug it into, and nothing else is

@@ -5,9 +5,9 @@ Invariant: an event says where to look, never what to do; what is to be done com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +35,12 @@ class Source(Protocol):
         """What has been told since; does not wait. Errors: `OSError`, when whoever tells has gone: make another one."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Following(Source, Protocol):
+    """A source that hears only of those that it was asked for."""
+
+    def follow(self, containers: Collection[str]) -> Sequence[Event]:
+        """From now on of these, as attachments name them, and of no others. Gives what has become of them since it was last
+        called."""

@@ -21,7 +21,7 @@ from ductwork.agent.relay import Relay
 from ductwork.agent.systemd import Notifier
 from ductwork.engine import Engine
 from ductwork.errors import DuctworkError
-from ductwork.events import Event, Source
+from ductwork.events import Event, Following, Source
 from ductwork.notices import Notice, named
 from ductwork.reconciler import Report
 from ductwork.site.model import Site
@@ -153,10 +153,13 @@ class Agent:
         names = {source.fileno(): name for name, source in self._open.items()}
         for source in self._open.values():
             poll.register(source.fileno(), source.mask)
-        for descriptor in (self._wake, self._looks.fileno()):
+        for descriptor in (self._wake, self._looks.fileno(), self._keeping.fileno()):
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll(max(0.0, self._until() - time.monotonic()) * 1000 + 1):
             name = names.get(descriptor)
+            if descriptor == self._keeping.fileno():
+                self._keeping.take()
+                self._follow()
             if name is None:
                 continue
             try:
@@ -165,6 +168,16 @@ class Agent:
                 self._open.pop(name).close()
                 self._silent[name] = time.monotonic() + _REOPEN_SECONDS
                 yield name, [Event(f"{name}: {error}")]
+
+    def _follow(self) -> None:
+        """Ask for those that are named now; where something has become of them, it is looked at the whole."""
+        try:
+            names = self._engine.references(self._wishes.site, self._wishes.host)
+            for source in self._open.values():
+                for event in source.follow(names) if isinstance(source, Following) else ():
+                    self._cause(event.text)
+        except _TROUBLE as error:
+            log.debug("what is named is not asked for: %s", error)
 
     def _until(self) -> float:
         """When to wake up, though nothing happens."""
@@ -250,6 +263,7 @@ class Agent:
                 self._pass_on()
         if self._looks.busy or not (now >= self._next_look or (self._causes and now >= self._due())):
             return
+        self._follow()
         why = named(list(self._causes)) or "a look every so often"
         self._causes = {}
         self._next_look = now + self._resync
@@ -303,6 +317,7 @@ class Agent:
             self._next_look = now + min(_RETRY_SECONDS, self._resync)
             return
         self._tell(report, why)
+        self._follow()
         self._pass_on()
 
     def _tell_refused(self, refused: Mapping[str, str]) -> None:

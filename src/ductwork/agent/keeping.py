@@ -6,6 +6,7 @@ away: then the agent rests, until that site is applied again, its file changes, 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,11 +47,19 @@ class Keeping:
         self.wishes = wishes
         self.figures = Figures()
         self.rests = False
+        self._changed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._unconfirmed = False
         """Whether it keeps the site again once the change that awaits confirmation is confirmed."""
         self._file = file
         self._file_name = file_name
         self._tell = tell
+
+    def fileno(self) -> int:
+        """Can be read when somebody has changed something by request, until `take`."""
+        return self._changed
+
+    def take(self) -> None:
+        os.eventfd_read(self._changed)
 
     def keep(self, wishes: Wishes) -> None:
         """From now on this, also where the agent rested. For who has the turn."""
@@ -66,7 +75,10 @@ class Keeping:
         """Around what a person asks for (`front.local.Around`)."""
         notes: list[str] = []
         with self.turn:
-            yield notes
+            try:
+                yield notes
+            finally:
+                os.eventfd_write(self._changed, 1)
             name = self.wishes.site.name
             if isinstance(request, Apply):
                 self._unconfirmed = False  # else it would have been refused: nothing awaits any more

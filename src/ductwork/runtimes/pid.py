@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 from ductwork.errors import ContainerError, MissingToolError
 from ductwork.runtimes import Sandbox
 
-_PID = re.compile("[1-9][0-9]{0,8}")
+PID = re.compile("[1-9][0-9]{0,8}")
 
 
 class _Process(NamedTuple):
@@ -36,7 +36,7 @@ class PidRuntime:
         own = _netns_id("self")
         found: dict[str, Sandbox | None] = {}
         for name in names:
-            if not _PID.fullmatch(name):
+            if not PID.fullmatch(name):
                 continue
             process = _identify(int(name))
             if process:
@@ -65,7 +65,7 @@ def open_process_netns(pid: int, who: str, is_it: Callable[[], bool]) -> int:
     try:
         fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if not is_it() or _ended(pidfd):
+            if not is_it() or ended(pidfd):
                 raise gone
         except BaseException:
             os.close(fd)
@@ -79,7 +79,7 @@ def open_process_netns(pid: int, who: str, is_it: Callable[[], bool]) -> int:
         os.close(pidfd)
 
 
-def _ended(pidfd: int) -> bool:
+def ended(pidfd: int) -> bool:
     """A pidfd is readable once its process has ended, a zombie included (pidfd_open(2))."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
