@@ -109,14 +109,16 @@ def reserved(network: Network, site: Site) -> set[IPAddress]:
 
 def free(network: Network, site: Site, host: str, leases: Leases) -> dict[IPNetwork, int]:
     """Subnet → how many addresses of its pool are nobody's."""
-    taken = reserved(network, site).union(ip for theirs in leases.values() for ip in theirs)
+    taken = (*reserved(network, site), *(ip for theirs in leases.values() for ip in theirs))
     found: dict[IPNetwork, int] = {}
     for subnet, ranges in pools(network, host).items():
+        used = {int(ip) for ip in taken if ip.version == subnet.version}
         number, end = 0, -1  # ranges may overlap
         for each in sorted(ranges, key=lambda r: int(r.first)):
-            number += max(0, int(each.last) - max(int(each.first), end + 1) + 1)
-            end = max(end, int(each.last))
-        found[subnet] = number - sum(ip in subnet and holds(ranges, ip) for ip in taken)
+            first, last = max(int(each.first), end + 1), int(each.last)
+            number += max(0, last - first + 1) - sum(first <= ip <= last for ip in used)
+            end = max(end, last)
+        found[subnet] = number
     return found
 
 
@@ -150,10 +152,8 @@ class _Allocation:
         self._leases = leases
         self._reserved = reserved(network, site)
         self._pools = pools(network, host)
-        settled = {(host, *a.id) for a in attachments if a.addresses}
-        held = (ip for holder, theirs in leases.items() if holder not in settled for ip in theirs)
-        taken = self._reserved.union(held)
-        self._free = {subnet: _free(ranges, taken) for subnet, ranges in self._pools.items()}
+        self._settled = {(host, *a.id) for a in attachments if a.addresses}
+        self._free: dict[IPNetwork, Iterator[IPAddress]] = {}
 
     def remembered(self, attachment: Attachment) -> tuple[IPAddress, ...]:
         return self._leases.get((self._host, *attachment.id), ())
@@ -178,6 +178,10 @@ class _Allocation:
         return None
 
     def _new(self, attachment: Attachment, subnet: IPNetwork) -> IPAddress:
+        if not self._free:  # of thousands of leases, for whoever needs a new one
+            held = (ip for holder, theirs in self._leases.items() if holder not in self._settled for ip in theirs)
+            taken = (*self._reserved, *held)
+            self._free = {each: _free(ranges, taken) for each, ranges in self._pools.items()}
         address = next(self._free[subnet], None)
         if address is None:
             ranges = ", ".join(f"{each.first}-{each.last}" for each in self._pools[subnet])
@@ -192,7 +196,7 @@ def holds(ranges: tuple[AddressRange, ...], address: IPAddress) -> bool:
     return any(each.first.version == address.version and int(each.first) <= int(address) <= int(each.last) for each in ranges)
 
 
-def _free(ranges: tuple[AddressRange, ...], taken: set[IPAddress]) -> Iterator[IPAddress]:
+def _free(ranges: tuple[AddressRange, ...], taken: tuple[IPAddress, ...]) -> Iterator[IPAddress]:
     """The addresses of the ranges, lowest first, each once; what lies beyond the last one asked for is not looked at."""
     given: set[int] = set()
     for each in ranges:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from ipaddress import ip_interface
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ductwork import ipam, serial
 from ductwork.drivers.registry import DRIVERS
@@ -73,6 +73,19 @@ class Asked:
         return Labelled(wanted, frozenset(site.labels), self.silent)
 
 
+class _Had(NamedTuple):
+    """Of an attachment that labels have made: what is asked of the thousands that are remembered."""
+
+    container: str
+    interface: str
+    network: str
+    mac: str
+
+    @property
+    def id(self) -> tuple[str, str]:
+        return self.container, self.interface
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """One container's part: the goal, what is to be stored before it is carried out, and what undoes that."""
@@ -102,7 +115,7 @@ class LabelledContainers:
         self._by_labels = by_labels
         self._machine = machine
         self._translate = translate
-        self._decoded: dict[str, tuple[object, tuple[Attachment, ...]]] = {}
+        self._known: dict[str, tuple[object, tuple[_Had, ...]]] = {}
 
     # what is asked for
 
@@ -185,16 +198,16 @@ class LabelledContainers:
         return {name: record for name, record in self._store.remembered(TABLE).items() if record["site"] == site}
 
     def _record(self, site: str, container: str) -> dict[str, Any] | None:
-        record = self._store.remembered(TABLE).get(container)
+        record = self._store.remembered(TABLE, container).get(container)
         return record if record and record["site"] == site else None
 
-    def _had(self, site: str) -> dict[str, tuple[Attachment, ...]]:
-        """Container → what its labels plugged in when it last ran. What was read before is not decoded again."""
+    def _had(self, site: str) -> dict[str, tuple[_Had, ...]]:
+        """Container → what its labels plugged in when it last ran. What was read before is not read again."""
         found = {}
         for name, record in self._records(site).items():
-            known = self._decoded.get(name)
-            found[name] = known if known and known[0] is record["attachments"] else _decoded(record["attachments"])
-        self._decoded = found
+            known = self._known.get(name)
+            found[name] = known if known and known[0] is record["attachments"] else _had(record["attachments"])
+        self._known = found
         return {name: its for name, (_, its) in found.items()}
 
     def _left(
@@ -280,7 +293,7 @@ class LabelledContainers:
                 self._store.lease_all(site.name, work.former_leases)
             self._by_labels.remember(site.name, container, former_ports)
             raise
-        known = self._store.remembered(TABLE).get(container)
+        known = self._store.remembered(TABLE, container).get(container)
         if known != work.record:
             self._store.remember(TABLE, container, work.record)
         if known is None:
@@ -294,7 +307,7 @@ class LabelledContainers:
         ends = frozenset(host_ifname(container, name) for name in its)
         return self._reconciler.observe(Detach(Owner(site.name, LABEL, "", container), ends))
 
-    def _under_another_name(self, site: Site, container: str, seen: Observation) -> list[Attachment]:
+    def _under_another_name(self, site: Site, container: str, seen: Observation) -> list[_Had]:
         """What a container that was renamed as it ran has by its former name: the store tells of it, and the host's end, whose
         mark names this very namespace, proves it."""
         links = [r for r in seen.state.values() if isinstance(r, Link) and r.netns == container and r.owner is None]
@@ -313,7 +326,7 @@ class LabelledContainers:
         proven = {owner[3:5] for end, owner in perhaps.items() if ends.get(end) == owner._replace(cookie=cookie)}
         return [a for its in self._had(site.name).values() for a in its if a.id in proven]
 
-    def _detachment(self, site: Site, host: str, attachment: Attachment) -> Detach:
+    def _detachment(self, site: Site, host: str, attachment: _Had) -> Detach:
         network = site.networks[attachment.network]
         return Detach(
             Owner(site.name, LABEL, network.name, *attachment.id),
@@ -331,7 +344,7 @@ class LabelledContainers:
         seen: Observation,
         written: Ports,
         opened: Ports,
-        former: Iterable[Attachment] = (),
+        former: Iterable[_Had] = (),
     ) -> _Work:
         """`opened`: the ports by the site's labels; `written`: everybody else's. `former`: what it had by another
         name, and has no longer: it may ask for those addresses."""
@@ -345,9 +358,11 @@ class LabelledContainers:
         leases = {name: dict(self._store.leases(site.name, name)) for name in networks}
         known = {name: dict(its) for name, its in leases.items()}
         asked = {(a.network, address.ip) for a in attachments for address in a.addresses}
-        for attachment in (*left, *former):
-            theirs, holder = leases.get(attachment.network, {}), (host, *attachment.id)
-            if attachment in left or any((attachment.network, ip) in asked for ip in theirs.get(holder, ())):
+        for attachment in left:
+            leases[attachment.network].pop((host, *attachment.id), None)
+        for former_one in former:
+            theirs, holder = leases.get(former_one.network, {}), (host, *former_one.id)
+            if any((former_one.network, ip) in asked for ip in theirs.get(holder, ())):
                 theirs.pop(holder, None)
         try:
             addresses = _assigned(site, host, attachments, leases)
@@ -438,8 +453,8 @@ class LabelledContainers:
         return {mac_address(host, name, kind) for host in hosts for name in names for kind in kinds}
 
 
-def _decoded(encoded: object) -> tuple[object, tuple[Attachment, ...]]:
-    return encoded, serial.decode(encoded)
+def _had(encoded: Any) -> tuple[object, tuple[_Had, ...]]:
+    return encoded, tuple(_Had(*(its[name] for name in _Had._fields)) for its in encoded)
 
 
 def _refuse_shared(sandbox: Sandbox | None) -> None:
@@ -459,13 +474,12 @@ def _assigned(
         network = ipam.narrowed(site.networks[name], host, site.labels[name].addresses)
         mine = tuple(attachment for attachment in attachments if attachment.network == name)
         holders = {(host, *attachment.id) for attachment in mine}
-        others = {ip: holder for holder, theirs in its.items() if holder not in holders for ip in theirs}
-        for attachment in mine:
-            found[attachment.id] = attachment.addresses
-            for address in attachment.addresses:
-                if address.ip in others:
-                    hint = "ask for another one, or for none: then one is allocated"
-                    raise AllocationError(f"{address.ip} belongs to {others[address.ip][1]}", hint)
+        found |= {attachment.id: attachment.addresses for attachment in mine}
+        asked = {address.ip for attachment in mine for address in attachment.addresses}
+        for holder, theirs in its.items() if asked else ():
+            if holder not in holders and (held := asked.intersection(theirs)):
+                hint = "ask for another one, or for none: then one is allocated"
+                raise AllocationError(f"{min(held, key=str)} belongs to {holder[1]}", hint)
         allocated = tuple(attachment for attachment in mine if not attachment.addresses)
         if not allocated or not network.subnets:
             continue
@@ -479,12 +493,11 @@ def _assigned(
 
 def _difference(before: Mapping[str, ipam.Leases], after: Mapping[str, ipam.Leases]) -> tuple[ipam.LeaseChange, ...]:
     """From one to the other; what is given back comes first."""
-    changes = [
-        ipam.LeaseChange(network, holder, after[network].get(holder, ()))
-        for network in after
-        for holder in {**before[network], **after[network]}
-        if before[network].get(holder, ()) != after[network].get(holder, ())
-    ]
+    changes = []
+    for network, now in after.items():
+        former = before[network]
+        changes += [ipam.LeaseChange(network, holder, ()) for holder, its in former.items() if its and holder not in now]
+        changes += [ipam.LeaseChange(network, holder, its) for holder, its in now.items() if former.get(holder, ()) != its]
     return tuple(sorted(changes, key=lambda change: bool(change.addresses)))
 
 

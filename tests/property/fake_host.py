@@ -124,8 +124,8 @@ class MemoryStore:
         if value is not None:
             self._tables[table][key] = value
 
-    def remembered(self, table: str) -> dict[str, dict[str, object]]:
-        return dict(self._tables.get(table, {}))
+    def remembered(self, table: str, key: str | None = None) -> dict[str, dict[str, object]]:
+        return {name: value for name, value in self._tables.get(table, {}).items() if key in (None, name)}
 
 
 class FakeResolver:

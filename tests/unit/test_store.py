@@ -105,6 +105,21 @@ def test_objects_are_remembered_by_table(path: Path) -> None:
     assert SqliteStore(path).remembered("attachments") == {"web": value}
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["alone", "once all is read"])
+def test_what_is_remembered_under_one_key(path: Path, whole: bool) -> None:
+    store = SqliteStore(path)
+    assert store.remembered("t", "web") == {}
+    for key in ("web", "app"):
+        store.remember("t", key, {"x": 1})
+    if whole:
+        store.remembered("t")
+    store.remember("t", "db", {"x": 2})
+    store.remember("t", "web", {"x": 3})
+    store.remember("t", "app", None)
+    assert [store.remembered("t", key) for key in ("app", "db", "web")] == [{}, {"db": {"x": 2}}, {"web": {"x": 3}}]
+    assert list(store.remembered("t")) == ["db", "web"]
+
+
 def test_two_stores_see_each_other(path: Path) -> None:
     one, two = SqliteStore(path), SqliteStore(path)
     one.lease("s", "pods", WEB, (V4,))

@@ -25,5 +25,5 @@ class Store(Protocol):
     def remember(self, table: str, key: str, value: dict[str, object] | None) -> None:
         """Keep a JSON object under (table, key); None forgets it."""
 
-    def remembered(self, table: str) -> dict[str, dict[str, object]]:
-        """All of a table."""
+    def remembered(self, table: str, key: str | None = None) -> dict[str, dict[str, object]]:
+        """All of a table, or what it has under one key."""

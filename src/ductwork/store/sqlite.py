@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -28,6 +29,8 @@ CREATE INDEX lease_holder ON lease (site, network, host, container, interface);
 CREATE TABLE remembered (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 """
 _BUSY_SECONDS = 10.0
+_parsed = lru_cache(1 << 14)(ip_address)
+"""The agent reads the same again and again, whenever another process has written."""
 
 Holder = tuple[str, str, str]
 
@@ -83,19 +86,29 @@ class SqliteStore:
                 text = json.dumps(value, ensure_ascii=False, sort_keys=True)
                 db.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?, ?)", (table, key, text))
         with self._lock:
-            if table not in self._remembered:
+            read = self._remembered.get(table)
+            if read is None:
                 return
-            read = {name: its for name, its in self._remembered[table].items() if name != key}
-            self._remembered[table] = read if value is None else dict(sorted({**read, key: json.loads(text)}.items()))
+            new = key not in read
+            if value is None:
+                read.pop(key, None)
+            else:
+                read[key] = json.loads(text)
+            if value is not None and new:
+                self._remembered[table] = dict(sorted(read.items()))
 
-    def remembered(self, table: str) -> dict[str, dict[str, object]]:
-        query = "SELECT key, value FROM remembered WHERE kind = ? ORDER BY key"
+    def remembered(self, table: str, key: str | None = None) -> dict[str, dict[str, object]]:
         with self._reading() as db:
             if db is None:
                 return {}
-            if table not in self._remembered:
-                self._remembered[table] = {key: json.loads(value) for key, value in db.execute(query, (table,))}
-            return dict(self._remembered[table])
+            read = self._remembered.get(table)
+            if key is not None:
+                return _read_one(db, table, key) if read is None else {key: read[key]} if key in read else {}
+            if read is None:
+                query = "SELECT key, value FROM remembered WHERE kind = ? ORDER BY key"
+                read = {name: json.loads(value) for name, value in db.execute(query, (table,))}
+                self._remembered[table] = read
+            return dict(read)
 
     def close(self) -> None:
         with self._lock:
@@ -180,12 +193,17 @@ class SqliteStore:
             raise DuctworkError(f"{self._path}: {error.strerror}", hint) from error
 
 
+def _read_one(db: sqlite3.Connection, table: str, key: str) -> dict[str, dict[str, object]]:
+    rows = db.execute("SELECT key, value FROM remembered WHERE kind = ? AND key = ?", (table, key))
+    return {name: json.loads(value) for name, value in rows}
+
+
 def _read_leases(db: sqlite3.Connection, site: str, network: str) -> dict[Holder, tuple[Lease, ...]]:
     query = "SELECT host, container, interface, address FROM lease WHERE site = ? AND network = ? ORDER BY place"
     found: dict[Holder, tuple[Lease, ...]] = {}
     for host, container, interface, address in db.execute(query, (site, network)):
         holder = (host, container, interface)
-        found[holder] = (*found.get(holder, ()), ip_address(address))
+        found[holder] = (*found.get(holder, ()), _parsed(address))
     return found
 
 
