@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,10 @@ from typing import Any
 from conftest import inside, ping, sh, until
 from host import World
 from lan import Lan
+
+from ductwork.engine import Engine
+from ductwork.front.changes import as_commands
+from ductwork.reconciler import Preview
 
 
 class Hosts:
@@ -79,3 +84,14 @@ def _asked(address: str) -> set[str]:
                 if frame[20:22] == b"\0\2" and frame[28:32] == socket.inet_aton(address):
                     found.add(frame[22:28].hex(":"))
         return found
+
+
+def planned(world: World, think: Callable[[Engine], Preview]) -> list[str]:
+    return world.engine(lambda engine: list(as_commands(think(engine).plan.operations, engine.place)))
+
+
+def type_in(world: World, lines: list[str]) -> None:
+    """As somebody does who pipes the plan into a shell."""
+    argv = ["ip", "netns", "exec", world.host, "sh", "-e"]
+    done = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", ""), (done, "\n".join(lines))

@@ -16,7 +16,7 @@ from conftest import ping, sh, until
 from docker_host import DockerHost
 from host import World, same
 from lan import Lan
-from parent_hosts import Hosts, link, settled
+from parent_hosts import Hosts, link, planned, settled, type_in
 
 from ductwork.engine import AttachRequest, Engine
 from ductwork.errors import ConflictError
@@ -166,16 +166,16 @@ def test_the_printed_commands_do_the_same(hosts: Hosts) -> None:
     alpha = hosts.alpha
     before = settled(alpha)
     for text in (SHARED, IPVLAN.format(mode="l3")):
-        path = alpha.write(text)
-        commands = alpha.cli("plan", path, "--format", "commands").out
-        alpha.cli("apply", path)
+        site = alpha.site(text)
+        commands = planned(alpha, lambda engine, site=site: engine.plan(site, ""))  # type: ignore[misc]
+        alpha.apply(text)
         applied = settled(alpha)
-        alpha.cli("undo")
+        alpha.engine(lambda engine: engine.undo())
         same(before, settled(alpha))
-        sh(alpha.host, "sh", "-ec", commands)
+        type_in(alpha, commands)
         same(applied, settled(alpha))
-        alpha.cli("apply", path)
-        alpha.cli("destroy", path)
+        alpha.apply(text)
+        alpha.destroy()
         sh(alpha.host, "ip", "link", "set", "dev", "eth0", "promisc", "off")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -15,13 +14,11 @@ import pytest
 from conftest import ping, sh
 from host import World, build_world, same
 from lan import streams
-from parent_hosts import Hosts, link, settled
+from parent_hosts import Hosts, link, planned, settled, type_in
 from test_crash import moments, nothing
 from test_parents import captured, trunks
 
-from ductwork.engine import AttachRequest, Engine
-from ductwork.front.changes import as_commands
-from ductwork.reconciler import Preview
+from ductwork.engine import AttachRequest
 
 pytestmark = pytest.mark.netns
 
@@ -193,17 +190,6 @@ def test_the_host_routes_vlans(netns: Callable[[str], str], tmp_path: Path, monk
     same(before, state(world))
     type_in(world, planned(world, lambda engine: engine.plan(world.site(ROUTED), "")))
     same(applied, state(world))
-
-
-def planned(world: World, think: Callable[[Engine], Preview]) -> list[str]:
-    return world.engine(lambda engine: list(as_commands(think(engine).plan.operations, engine.place)))
-
-
-def type_in(world: World, lines: list[str]) -> None:
-    """As somebody does who pipes the plan into a shell."""
-    argv = ["ip", "netns", "exec", world.host, "sh", "-e"]
-    done = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", ""), (done, "\n".join(lines))
 
 
 def test_the_printed_commands_do_the_same(hosts: Hosts) -> None:
