@@ -92,7 +92,7 @@ class Engine:
         for other in self._previews_by_hand(site.name):
             preview = preview.joined(other)
         refused: dict[str, str] = {}
-        for its in self._labelled.previews(site, host, asked):
+        for its in self._labelled.previews(self._as_applied(site, host), host, asked):
             if isinstance(its, Preview):
                 preview = preview.joined(its)
             else:
@@ -133,7 +133,7 @@ class Engine:
             report = self._attach_again(site.name, report, dad, asked=asked)
             self._labelled.settle(site, asked_for)
             carry_out = partial(self._carry_out, dad=dad, asked=asked)
-            return self._labelled.plug_in(site, host, asked_for, carry_out, report) or report
+            return self._labelled.plug_in(self._as_applied(site, host), host, asked_for, carry_out, report) or report
 
     def _heeding(self, asked: Asked, goal: ApplySite) -> ApplySite:
         """The site's, that leaves what containers ask for."""
@@ -171,7 +171,8 @@ class Engine:
             if not sandbox or not sandbox.tags:
                 return report
             asked_for = self._labelled.read(site, host, {container: sandbox.tags} if site.labels else {})
-            return self._labelled.plug_in(site, host, asked_for, partial(self._carry_out, dad=dad, asked=False), report)
+            carry_out = partial(self._carry_out, dad=dad, asked=False)
+            return self._labelled.plug_in(self._as_applied(site, host), host, asked_for, carry_out, report)
 
     def _plug_in_written(
         self,
@@ -186,7 +187,7 @@ class Engine:
             whole, changes = self._site_goal(site, host)
             if changes:
                 self._store.lease_all(site.name, changes)
-            its = replace(whole.site, attachments=attachments)
+            its = replace(self._as_applied(whole.site, host), attachments=attachments)
             goal = Attach(its, host, self._machine, whole.addresses, "site")
             reports.append(self._carry_out(goal, dad=dad, asked=False))
         reports += [self._plug_in(known, attachment, dad, asked=False) for known, attachment in by_hand]
@@ -342,6 +343,15 @@ class Engine:
             if owner == site.name and name not in present:
                 self._store.remember(_NETWORKS, key, None)
         self.publisher.note(site, host)
+
+    def _as_applied(self, site: Site, host: str) -> Site:
+        """With the MTUs that the networks were given here: of a tunnel's it is the underlay's that decides, which nobody reads
+        for one container."""
+        known: Mapping[str, Any] = self._store.remembered(_NETWORKS)
+        found = {name: known.get(f"{site.name}/{name}") for name, network in site.networks.items() if network.mtu_bytes is None}
+        mtus = {name: its["network"]["mtu_bytes"] for name, its in found.items() if its and its["host"] == host}
+        changed = {name: replace(site.networks[name], mtu_bytes=mtu) for name, mtu in mtus.items()}
+        return replace(site, networks={**site.networks, **changed})
 
     def _vigilance(self, dad: bool) -> Vigilance:
         used = self._store.remembered(USED) if dad else {}

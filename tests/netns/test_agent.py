@@ -97,6 +97,19 @@ def test_a_container_that_starts_is_plugged_in(world: World, agent: AgentProcess
     assert until(lambda: bool(agent.said("plugged in")), SOON)  # told after it answers; on a busy machine a look may be first
 
 
+def test_a_tunnels_underlay_need_not_be_named(world: World) -> None:
+    """The NIC that holds the host's address tells the MTU, and is not looked at for one container."""
+    tunnel = "{driver: vxlan, vni: 42, subnet: 10.2.2.0/24, host_addresses: {alpha: 10.2.2.251}}"
+    text = f"hosts: {{alpha: {{address: 192.0.2.1/24}}}}\nnetworks: {{pods: {tunnel}}}\nattachments:\n"
+    text += '  - {container: "netns:<web>", host: alpha, network: pods, address: 10.2.2.2}\n'
+    with AgentProcess(world, world.write(text), "--resync", "3600", "--host", "alpha") as agent:
+        world.kill("web")
+        world.container("web")
+        assert until(lambda: ping(world.host, "10.2.2.2"), SOON), agent.log()
+        assert "mtu 1450" in sh(world.names["web"], "ip", "link", "show", "dev", "eth1")
+        assert until(lambda: agent.said("plugged in") != [], 2), agent.log()
+
+
 def test_what_was_attached_by_hand_is_plugged_in(world: World, agent: AgentProcess) -> None:
     world.container("guest")
     request = AttachRequest("netns:" + world.names["guest"], "lan")
