@@ -26,7 +26,8 @@ from ductwork.held import HeldNamespaces
 from ductwork.journal import Journal
 from ductwork.netns import RUN_DIRECTORY
 from ductwork.reconciler import Reconciler
-from ductwork.resources import HOST, IPNetwork, Key, NftElement, NicFacts
+from ductwork.resources import HOST, Key, NftElement, NicFacts
+from ductwork.resources.passing import Passing
 from ductwork.runtimes import Runtime, Tags
 from ductwork.runtimes.resolver import Resolver
 from ductwork.store.sqlite import SqliteStore
@@ -131,10 +132,10 @@ class _Machine:
         places = [(partial(os.open, place, os.O_RDONLY | os.O_CLOEXEC), self._links.claims) for place in netns.all_places()]
         return frozenset(name for names in self._visitor.visit(places) if not isinstance(names, Exception) for name in names)
 
-    def obstacles(self, devices: Sequence[str], subnets: Sequence[IPNetwork]) -> list[str]:
+    def obstacles(self, passing: Passing) -> list[str]:
         from ductwork.backends.firewalls import obstacles
 
-        return obstacles(devices, subnets)
+        return obstacles(passing)
 
     def watch(self, links: Sequence[str]) -> Watch:
         from ductwork.backends import dad

@@ -27,8 +27,8 @@ from ductwork.openings import forget_stale
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
 from ductwork.refusals import (
-    forwarded,
     has_its_own_network,
+    passing,
     refuse_conflicts,
     refuse_host_mode,
     refuse_impossible,
@@ -296,7 +296,7 @@ class Reconciler:
                 *(f"{nic} is gone: it has died with the container that it was lent to" for nic in lost),
                 *lookout.report(),
                 *warnings(transaction.operations, self._system.machine, self._held is not None),
-                *self._system.machine.obstacles(*forwarded(desired)),
+                *self._system.machine.obstacles(passing(desired)),
             ),
             goal.title,
         )

@@ -8,16 +8,19 @@ is, and the next step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv6Address
 
 from ductwork import desire
 from ductwork.errors import ConflictError, ContainerError, MissingToolError
 from ductwork.openings import Traffic, port_in_the_way, refuse_held, translated
 from ductwork.planner import Plan
 from ductwork.resources import (
+    FLOOD_MAC,
     HOST,
     Address,
     Create,
-    IPNetwork,
+    FdbEntry,
+    IPAddress,
     Key,
     Link,
     NftElement,
@@ -27,7 +30,10 @@ from ductwork.resources import (
     Resource,
     State,
     Update,
+    VethSpec,
+    VxlanSpec,
 )
+from ductwork.resources.passing import Guest, Passing, Tunnel
 from ductwork.runtimes import Sandbox
 from ductwork.services.ports import is_port
 from ductwork.system import Machine
@@ -110,10 +116,32 @@ def warnings(operations: Sequence[Operation], machine: Machine, fetching: bool) 
     yield from translated(operations)
 
 
-def forwarded(desired: Mapping[Key, Resource]) -> tuple[list[str], list[IPNetwork]]:
-    """What the host forwards for networks of ours: the devices that it comes and goes by, and the subnets it has there."""
+def passing(desired: Mapping[Key, Resource]) -> Passing:
+    """What of our networks the host's packet filter sees."""
     sets = ("flows", "bridges", "lan_legs")
     elements = (r for r in desired.values() if isinstance(r, NftElement) and r.set_name in sets)
     devices = list(dict.fromkeys(element.parts[0] for element in elements))
     on_them = (r for r in desired.values() if isinstance(r, Address) and r.netns == HOST and r.link in devices)
-    return devices, list(dict.fromkeys(address.subnet for address in on_them))
+    subnets = list(dict.fromkeys(address.subnet for address in on_them))
+    return Passing(devices, subnets, list(_tunnels(desired)), list(_guests(desired)))
+
+
+def _tunnels(desired: Mapping[Key, Resource]) -> Iterator[Tunnel]:
+    """Through which somebody sends to us."""
+    peers: dict[str, list[IPAddress]] = {}
+    for entry in desired.values():
+        if isinstance(entry, FdbEntry) and entry.mac == FLOOD_MAC:
+            peers.setdefault(entry.link, []).append(entry.peer_vtep)
+    for link in desired.values():
+        if isinstance(link, Link) and isinstance(link.spec, VxlanSpec) and link.spec.local and link.name in peers:
+            yield Tunnel(link.spec.underlay, link.spec.local, link.spec.port, peers[link.name])
+
+
+def _guests(desired: Mapping[Key, Resource]) -> Iterator[Guest]:
+    for address in desired.values():
+        if isinstance(address, Address) and address.netns != HOST and isinstance(address.address, IPv6Address):
+            link = desired.get(Key("link", address.netns, (address.link,)))
+            end = link.spec.peer_ifname if isinstance(link, Link) and isinstance(link.spec, VethSpec) else ""
+            port = desired.get(Key("port", HOST, (end,)))
+            if isinstance(port, Port):
+                yield Guest(port.bridge, address.address)

@@ -12,7 +12,8 @@ from typing import Protocol, TypeVar
 from ductwork.duplicates import Watch
 from ductwork.foreign import SysctlReader
 from ductwork.openings import Traffic
-from ductwork.resources import Address, Backend, IPNetwork, NftElement, NicFacts
+from ductwork.resources import Address, Backend, NftElement, NicFacts
+from ductwork.resources.passing import Passing
 from ductwork.runtimes import Sandbox, Tags
 
 T = TypeVar("T")
@@ -75,8 +76,8 @@ class Machine(Protocol):
     def guests(self) -> frozenset[str]:
         """The containers that, by the marks in them, have links of ours which no mark on the host tells of."""
 
-    def obstacles(self, devices: Sequence[str], subnets: Sequence[IPNetwork]) -> list[str]:
-        """What of other people's firewalls stops packets that come and go by these devices, or are of these subnets."""
+    def obstacles(self, passing: Passing) -> list[str]:
+        """What of other people's firewalls stops these packets."""
 
     def watch(self, links: Sequence[str]) -> Watch:
         """An ear on the wires behind these links of the host."""

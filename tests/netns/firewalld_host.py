@@ -59,10 +59,12 @@ def _fetch() -> bool:
 
 
 class FirewalldHost:
-    """`netns`: a name of `ip netns`. `directory`: a short path (a socket's has 107 characters)."""
+    """`netns`: a name of `ip netns`. `directory`: a short path (a socket's has 107 characters). `backend`: firewalld's own
+    word, `nftables` or `iptables`."""
 
-    def __init__(self, netns: str, directory: Path) -> None:
+    def __init__(self, netns: str, directory: Path, backend: str = "nftables") -> None:
         self.netns = netns
+        self.backend = backend
         self.directory = directory
         self._daemons: list[subprocess.Popen[bytes]] = []
 
@@ -81,6 +83,9 @@ class FirewalldHost:
         """A second or two. All its rules come at once."""
         socket = self.directory / "bus"
         shutil.copytree(CACHE / "etc/firewalld", self.directory / "etc", dirs_exist_ok=True)
+        settings_file = self.directory / "etc/firewalld.conf"
+        written = settings_file.read_text().replace("FirewallBackend=nftables", f"FirewallBackend={self.backend}")
+        settings_file.write_text(written)
         (self.directory / "bus.conf").write_text(BUS.format(socket=socket))
         bus = shutil.which("dbus-daemon") or str(CACHE / "usr/bin/dbus-daemon")
         self._daemons.append(self._launch(bus, f"--config-file={self.directory}/bus.conf", "--nofork", "--nopidfile"))
@@ -90,7 +95,8 @@ class FirewalldHost:
         self._daemons.append(
             self._launch(PYTHON, program, "--nofork", "--nopid", f"--log-file={self.directory}/log", *settings)
         )
-        assert until(lambda: "firewalld" in sh(self.netns, "nft", "list", "tables")), self.log()
+        assert until(lambda: "INPUT_ZONES" in sh(self.netns, "nft", "list", "chains")), self.log()
+        self.cmd("--state")
 
     def stop(self) -> None:
         """It takes its rules along."""

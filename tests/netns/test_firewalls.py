@@ -247,6 +247,35 @@ def test_what_is_not_about_us_is_not_told(scene: Scene, rule: str) -> None:
     assert scene.apply() == []
 
 
+ARRIVALS = {
+    "the end of INPUT": ["iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT", "iptables -A INPUT -j REJECT"],
+    "a policy": [
+        "iptables -A INPUT -i lo -j ACCEPT",
+        "iptables -A INPUT -p tcp --dport 22 -j ACCEPT",
+        "iptables -P INPUT DROP",
+    ],
+    "a table of its own": [
+        "nft add table inet guard",
+        "nft add chain inet guard came { type filter hook input priority 0; policy drop; }",
+        "nft add rule inet guard came ct state vmap { established : accept, related : accept, invalid : drop }",
+        "nft add rule inet guard came meta l4proto { icmp, ipv6-icmp } accept",
+    ],
+}
+
+
+@pytest.mark.parametrize(("scene", "what"), [*(("nft", w) for w in ARRIVALS), ("legacy", "a policy")], indirect=["scene"])
+def test_a_drop_of_what_arrives_by_a_tunnel(scene: Scene, what: str) -> None:
+    for command in ARRIVALS[what]:
+        program, *words = command.split()
+        sh(scene.one.host, str(scene.programs / program) if program != "nft" else program, *words)
+    [note] = scene.apply()
+    assert "UDP port 4789" in note and ("chain INPUT" in note or "guard, chain came" in note), note
+    assert [line for line in scene.lost() if "tunnel" in line], "or the note is false"
+    sh(scene.one.host, *note.split("it passes with: ")[1].split())
+    assert not [line for line in scene.lost() if "tunnel" in line]
+    assert scene.apply() == []
+
+
 def test_the_whole_ruleset_flushed(scene: Scene) -> None:
     """By hand, with Docker's rules; `apply` brings back what is ours, and `destroy` leaves nothing of it."""
     docker28(scene)

@@ -22,7 +22,6 @@ from ductwork.resources import (
     HOST,
     Address,
     Create,
-    IPNetwork,
     Key,
     Link,
     NftElement,
@@ -34,6 +33,7 @@ from ductwork.resources import (
     Update,
     VethSpec,
 )
+from ductwork.resources.passing import Passing
 from ductwork.resources.route import BOOT_PROTOCOL, DEFAULT_METRIC_V6
 from ductwork.runtimes import Sandbox
 from ductwork.system import System
@@ -57,7 +57,7 @@ class QuietMachine:
     def guests(self) -> frozenset[str]:
         return frozenset()
 
-    def obstacles(self, devices: Sequence[str], subnets: Sequence[IPNetwork]) -> list[str]:
+    def obstacles(self, passing: Passing) -> list[str]:
         return []
 
     def watch(self, links: Sequence[str]) -> Silence:
