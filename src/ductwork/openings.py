@@ -8,10 +8,24 @@ undone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_network
 from typing import Protocol
 
 from ductwork.errors import ConflictError
-from ductwork.resources import Create, Delete, Key, Link, NftElement, Operation, Resource, State, Update, VxlanSpec
+from ductwork.resources import (
+    HOST,
+    Address,
+    Create,
+    Delete,
+    Key,
+    Link,
+    NftElement,
+    Operation,
+    Resource,
+    State,
+    Update,
+    VxlanSpec,
+)
 from ductwork.services import ports
 from ductwork.services.ports import is_port
 
@@ -153,3 +167,16 @@ def translated(operations: Iterable[Operation]) -> Iterator[str]:
             f"ports of network {network}: replies would not come back through this host, so its containers see this host's "
             "address as the client's"
         )
+
+
+def unanswered(desired: Iterable[Resource], observed: State) -> Iterator[str]:
+    """A note for each subnet of a LAN that published ports lead to and the host has no address in. `observed`: all of it."""
+    resources = list(desired)
+    led = {(r.owner.network, r.set_name[-1]) for r in resources if is_port(r) and r.owner}
+    held = [r for r in (*resources, *observed.values()) if isinstance(r, Address) and r.netns == HOST]
+    for element in resources:
+        if isinstance(element, NftElement) and element.set_name in ("behind4", "behind6") and element.owner:
+            subnet, network = ip_network(element.parts[0]), element.owner.network
+            if (network, element.set_name[-1]) in led and not any(a.address in subnet for a in held):
+                way = "unless a route of the host's leads there"
+                yield f"ports of network {network}: the host has no address in {subnet}, so they cannot answer, {way}"

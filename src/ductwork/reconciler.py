@@ -23,7 +23,7 @@ from ductwork.goals import Fetch, Goal, Observation, Restore
 from ductwork.held import HeldNamespaces
 from ductwork.journal import Change, Journal
 from ductwork.lent import LentNics
-from ductwork.openings import forget_stale
+from ductwork.openings import forget_stale, unanswered
 from ductwork.ownership import ContainerReading, settle
 from ductwork.planner import Plan, plan
 from ductwork.refusals import (
@@ -296,6 +296,7 @@ class Reconciler:
                 *(f"{nic} is gone: it has died with the container that it was lent to" for nic in lost),
                 *lookout.report(),
                 *warnings(transaction.operations, self._system.machine, self._held is not None),
+                *(unanswered(desired.values(), observation.state) if goal.links is None else ()),
                 *self._system.machine.obstacles(passing(desired)),
             ),
             goal.title,

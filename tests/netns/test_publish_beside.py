@@ -51,3 +51,30 @@ def test_what_others_publish_is_theirs(netns: Callable[[str], str], tmp_path: Pa
         assert outside_asks(world, 9001) == "10.9.9.1"
         assert ask(world.names["out"], HOST, 9002, "tcp", SILENT) == SILENT
         assert ask(world.names["web"], HOST, 9002, "tcp", SILENT) == SILENT
+
+
+LAN = """
+networks:
+  lan: {driver: bridge, bridge: br0, uplink: eth5, subnet: 172.16.9.0/24}
+attachments:
+  - {container: "netns:<web>", network: lan, address: 172.16.9.2}
+ports:
+  - {listen: 9009, to: "netns:<web>:80"}
+"""
+
+
+def test_a_lan_in_which_the_host_has_no_address(netns: Callable[[str], str], tmp_path: Path) -> None:
+    """Its ports cannot answer, which is said until the host has one."""
+    world = World(netns, tmp_path, netns("host"))
+    web, out = world.container("web"), world.uplink()
+    sh(world.host, "ip", "link", "add", "eth5", "up", "type", "veth", "peer", "name", "lan5")
+    sh(world.host, "ip", "link", "set", "dev", "lan5", "up")
+    world.names["out"] = out
+    told = "ports of network lan: the host has no address in 172.16.9.0/24"
+    with served((web, 80)):
+        assert [note for note in world.apply(LAN).notes if note.startswith(told)]
+        assert [note for note in world.apply(LAN).notes if note.startswith(told)], "as long as it is so"
+        assert ask(out, HOST, 9009, "tcp", SILENT) == SILENT
+        sh(world.host, "ip", "address", "add", "172.16.9.1/24", "dev", "br0")
+        assert not [note for note in world.apply(LAN).notes if note.startswith(told)]
+        assert ask(out, HOST, 9009, "tcp") == "172.16.9.1"
