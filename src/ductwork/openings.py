@@ -52,7 +52,8 @@ def refuse_held(operations: Sequence[Operation], observed: State, traffic: Traff
     if not new:
         return
     _refuse_overlapping(new, operations, observed)
-    held = traffic.holders(new)
+    leaving = _leaving_tunnels(operations, observed)
+    held = {at: who for at, who in traffic.holders(new).items() if (at[1], who) not in leaving}
     if not held:
         return
     told = list(dict.fromkeys(f"port {called(key, port)} of this host is held by {who}" for (key, port), who in held.items()))
@@ -103,6 +104,14 @@ def _refuse_tunnels(operations: Sequence[Operation], observed: State) -> None:
             if tunnel.key not in observed:
                 message = f"{here}, which {tunnel_of([tunnel], number)} needs, is published by {_whose(port)}"
             raise ConflictError(f"{message}: nothing was touched", "publish another port, or give the network another `port`")
+
+
+def _leaving_tunnels(operations: Sequence[Operation], observed: State) -> set[tuple[int, str]]:
+    """(port, whose tunnel) of those that the same change removes, but where another one stays on the port."""
+    gone = {o.before.key: o.before for o in operations if isinstance(o, Delete)}
+    leaving = _tunnels(gone.values())
+    stays = {number for number, _ in _tunnels(r for key, r in observed.items() if key not in gone)} if leaving else set()
+    return {(number, tunnel_of([tunnel], number)) for number, tunnel in leaving if number not in stays}
 
 
 def tunnel_of(resources: Iterable[Resource], port: int) -> str:

@@ -399,6 +399,21 @@ def test_a_tunnel_beside_a_port(world: World, where: str) -> None:
     world.destroy("other")
 
 
+def test_a_tunnel_makes_way_for_a_port(world: World) -> None:
+    """In one step, where the file drops the one and publishes the other; not while another tunnel stays on the port."""
+    hosts = VXLAN[VXLAN.index("hosts:\n  h:") :]
+    site = SITE.replace("container:", "host: h, container:")
+    pods = "  pods: {driver: vxlan, vni: 8, hosts: [h]}\n"
+    port = 'ports:\n  - {host: h, listen: 4789, to: "netns:<web>:80", protocol: udp}\n'
+    world.settle(site.replace("attachments:", pods + "attachments:") + hosts, host="h")
+    world.apply(VXLAN, "other", "h")
+    with pytest.raises(ConflictError, match="4789/udp of this host is held by the tunnel vx-tunnel"):
+        world.apply(site + hosts + port, host="h")
+    world.destroy("other")
+    world.settle(site + hosts + port, host="h")
+    assert "vx-" not in sh(world.host, "ip", "link")
+
+
 class Client:
     """Datagrams from one and the same port."""
 
