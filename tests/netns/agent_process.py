@@ -85,7 +85,8 @@ class AgentProcess:
         return self._log.read_text()
 
     def lines(self) -> list[str]:
-        return [json.loads(line)["message"] for line in self.log().splitlines()]
+        """The whole ones: of one of some thousand characters, half may have been written."""
+        return [json.loads(line)["message"] for line in self.log().rpartition("\n")[0].splitlines()]
 
     def said(self, word: str) -> list[str]:
         return [line for line in self.lines() if word in line]
