@@ -83,10 +83,11 @@ def all_identities() -> frozenset[tuple[int, int]]:
 
 def _by_identity() -> dict[tuple[int, int], str]:
     found: dict[tuple[int, int], str] = {}
-    for place in itertools.chain(NAMED_DIRECTORY.glob("*"), Path("/proc").glob("[0-9]*/ns/net")):
+    of_processes = (f"/proc/{name}/ns/net" for name in os.listdir("/proc") if name.isdecimal())
+    for place in itertools.chain(map(str, NAMED_DIRECTORY.glob("*")), of_processes):
         its = identity(place)
         if its is not None:
-            found.setdefault(its, str(place))
+            found.setdefault(its, place)
     return found
 
 

@@ -211,7 +211,7 @@ def test_it_waits_without_doing_anything(world: World, agent: AgentProcess) -> N
     time.sleep(1)
     before = ticks(agent.pid)
     time.sleep(3)
-    assert ticks(agent.pid) - before <= 3  # of 300
+    assert ticks(agent.pid) - before <= 15  # of 300: what turns in circles takes all
 
 
 def ticks(pid: int) -> int:
