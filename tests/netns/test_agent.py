@@ -207,11 +207,15 @@ def unmarked(value: Any) -> Any:
 
 
 def test_it_waits_without_doing_anything(world: World, agent: AgentProcess) -> None:
-    """Nobody's events are its own: idle, it takes no time."""
+    """Nobody's events are its own: idle, it takes no time. (On a busy machine a tick more is charged to it now and then.)"""
     time.sleep(1)
-    before = ticks(agent.pid)
-    time.sleep(3)
-    assert ticks(agent.pid) - before <= 15  # of 300: what turns in circles takes all
+
+    def is_idle() -> bool:
+        before = ticks(agent.pid)
+        time.sleep(3)
+        return ticks(agent.pid) - before <= 3  # of 300
+
+    assert any(is_idle() for _ in range(3))
 
 
 def ticks(pid: int) -> int:
