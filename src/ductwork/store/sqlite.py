@@ -89,13 +89,12 @@ class SqliteStore:
             read = self._remembered.get(table)
             if read is None:
                 return
-            new = key not in read
             if value is None:
                 read.pop(key, None)
-            else:
+            elif key in read:
                 read[key] = json.loads(text)
-            if value is not None and new:
-                self._remembered[table] = dict(sorted(read.items()))
+            else:
+                self._remembered[table] = dict(sorted({**read, key: json.loads(text)}.items()))
 
     def remembered(self, table: str, key: str | None = None) -> dict[str, dict[str, object]]:
         with self._reading() as db:
