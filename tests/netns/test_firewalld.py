@@ -21,12 +21,16 @@ PORTS = 'ports: [{host: one, listen: 8088, to: "netns:<a>:80"}]\n'
 DEVICES = ("dw-red", "dw-blue", "dw-pods", "br0")
 
 
-def test_firewalld_comes_reloads_and_goes(netns: Callable[[str], str], tmp_path: Path) -> None:
+@pytest.fixture
+def scene(netns: Callable[[str], str], tmp_path: Path) -> Scene:
     lacking = missing()
     if lacking and os.environ.get("CI") != "true":
         pytest.skip(lacking)
     assert not lacking
-    scene = Scene(netns, tmp_path, "nft", SITE + PORTS)
+    return Scene(netns, tmp_path, "nft", SITE + PORTS)
+
+
+def test_firewalld_comes_reloads_and_goes(scene: Scene, tmp_path: Path) -> None:
     one, outside = scene.one, scene.machines[0]
 
     def ports() -> list[str]:
@@ -58,13 +62,8 @@ def test_firewalld_comes_reloads_and_goes(netns: Callable[[str], str], tmp_path:
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
-def test_the_agent_beside_firewalld(netns: Callable[[str], str], tmp_path: Path, backend: str) -> None:
+def test_the_agent_beside_firewalld(scene: Scene, tmp_path: Path, backend: str) -> None:
     """It starts, reloads and stops: what the agent keeps is not touched, and nothing is made again and again."""
-    lacking = missing()
-    if lacking and os.environ.get("CI") != "true":
-        pytest.skip(lacking)
-    assert not lacking
-    scene = Scene(netns, tmp_path, "nft", SITE + PORTS)
     one, outside = scene.one, scene.machines[0]
     scene.apply()
     ours = sh(one.host, "nft", "-s", "list", "table", "inet", "ductwork")
